@@ -1,0 +1,1 @@
+"""What happens: tasks and the pure functions they run."""

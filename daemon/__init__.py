@@ -1,0 +1,1 @@
+"""How candled starts and ends."""

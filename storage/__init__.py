@@ -1,0 +1,1 @@
+"""The vocabulary and the disk: synchronous, no tasks, no network."""
