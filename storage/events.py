@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-Column = np.ndarray | pa.Array
+Array = NDArray[Any]
+Column = Any  # a numpy array, or an Arrow array for texts and exact decimals
 
 EVENT_TYPES = (
     "Trade",
@@ -21,7 +25,7 @@ EVENT_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 PRICE_CODE = {name: code for code, name in enumerate(PRICE_TYPES)}
 
 # What an absent column, or a row that says nothing, holds.
-INTEGERS: dict[str, tuple[np.dtype, int]] = {
+INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "market": (np.dtype(np.int32), 0),  # the registry's slot
     "ts": (np.dtype(np.int64), 0),  # event time, µs since 1970 UTC
     "event": (np.dtype(np.uint8), 0),  # index into EVENT_TYPES
@@ -71,7 +75,7 @@ class Events:
     def __contains__(self, name: str) -> bool:
         return name in self.columns
 
-    def integers(self, name: str) -> np.ndarray:
+    def integers(self, name: str) -> Array:
         """The column of this name in INTEGERS, filled with its default where it is left out."""
         found = self.columns.get(name)
         if found is None:
@@ -80,7 +84,7 @@ class Events:
         assert isinstance(found, np.ndarray)
         return found
 
-    def numbers(self, name: str) -> np.ndarray:
+    def numbers(self, name: str) -> Array:
         """The column of this name in NUMBERS as float64, NaN where nothing is said."""
         found = self.columns.get(name)
         if found is None:
@@ -88,24 +92,21 @@ class Events:
         assert isinstance(found, np.ndarray)
         return found
 
-    def texts(self, name: str) -> pa.Array:
+    def texts(self, name: str) -> Any:
         """The column of this name in TEXTS, null where nothing is said."""
         found = self.columns.get(name)
         return pa.nulls(self.n, pa.string()) if found is None else found
 
-    def exact(self, name: str) -> pa.Array | None:
+    def exact(self, name: str) -> Any:
         """The exact decimals of a number where any differs from its float's shortest text."""
         return self.columns.get(EXACT + name)
 
-    def take(self, rows: np.ndarray) -> "Events":
+    def take(self, rows: Array) -> "Events":
         """The events at these row numbers, in this order."""
         index = pa.array(rows)
         return Events(
             len(rows),
-            {
-                name: c[rows] if isinstance(c, np.ndarray) else c.take(index)
-                for name, c in self.columns.items()
-            },
+            {name: c[rows] if isinstance(c, np.ndarray) else c.take(index) for name, c in self.columns.items()},
         )
 
     def with_columns(self, **columns: Column) -> "Events":
