@@ -102,8 +102,15 @@ def _units_by_row(values: Floats) -> Units:
             rows = rows[~good]
     out = _signed(*_multiplied(np.abs(m).astype(np.uint64), power.astype(np.uint64)), m < 0)
     if len(rows):
-        out[rows] = from_ints([from_text(repr(x)) for x in v[rows].tolist()])
+        out[rows] = _units_by_text(v[rows])
     return out
+
+
+def _units_by_text(values: Floats) -> Units:
+    try:
+        return from_arrow(pa.array(values).cast(pa.string()).cast(DECIMAL))
+    except pa.ArrowInvalid:
+        return from_ints([from_text(repr(value)) for value in values.tolist()])  # says which value it is
 
 
 def from_text(text: str) -> int:
