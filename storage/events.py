@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "ident": (np.dtype(np.uint64), 0),  # hash of the identity; 0: the event has none
     "digest": (np.dtype(np.uint64), 0),  # hash of all that an event with an identity says
     "trader": (np.dtype(np.uint64), 0),  # hash of user_address; 0: none
+    "pos": (np.dtype(np.int64), -1),  # place among all committed events: seq << 24 | row
     "removed": (np.dtype(np.bool_), 0),  # takes back the event with this identity; never stored
 }
 # Floats; NaN says nothing. Each is the shortest decimal text of its value, unless EXACT + name holds another decimal.

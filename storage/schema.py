@@ -1,0 +1,147 @@
+"""DDL and SQL derived from the measure table; numbered migrations, forward only, applied when the database opens."""
+
+from storage.events import EXACT, INTEGERS, NUMBERS, TEXTS
+from storage.measures import INPUTS, KEY, MEASURES, SKETCH, Measure, Rule
+from storage.partials import FIELDS
+
+RUNGS = (1, 60, 300, 900, 3600, 86400)  # stored resolutions, seconds
+
+# Events of one batch mostly say the same few things, and DuckDB pays for every column that a table has: so the ledger
+# is three tables, each wider than the one before, and an event lies in the first that has all it says.
+LEAN = ("market", "ts", "event", "price_type", "side", "price", "volume", "pos")
+TRADED = (*LEAN, "trade_no", "ident", "digest")
+STORED = tuple(name for name in (*INTEGERS, *NUMBERS, *TEXTS) if name != "removed")
+FULL = (*TRADED, *(name for name in STORED if name not in TRADED))
+SHAPES = {"ledger_lean": LEAN, "ledger_traded": TRADED, "ledger_full": FULL}
+
+_SQL_TYPES = {
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "uint8": "UTINYINT",
+    "int8": "TINYINT",
+    "uint64": "UBIGINT",
+}
+
+
+def sql_type(name: str) -> str:
+    """The DuckDB type of a ledger column."""
+    if name in INTEGERS:
+        return _SQL_TYPES[str(INTEGERS[name][0])]
+    return "DECIMAL(38, 18)" if name in NUMBERS else "VARCHAR"
+
+
+def shape_of(names: set[str]) -> str:
+    """The narrowest ledger table that has all of these columns."""
+    said = {name.removeprefix(EXACT) for name in names}
+    return next(table for table, columns in SHAPES.items() if said <= set(columns))
+
+
+def candle_table(kind: str, rung: int) -> str:
+    """The stored bars of a kind at a rung, in (market, t) order within each stretch of time."""
+    return f"{kind}_{rung}"
+
+
+def recent_table(kind: str, rung: int) -> str:
+    """The newest partials of a kind at a rung, in the order in which they were flushed."""
+    return f"{kind}_{rung}_recent"
+
+
+def migrations() -> tuple[tuple[str, ...], ...]:
+    """The statements of each schema version; a database at version v still needs migrations()[v:]."""
+    first = [
+        "CREATE TABLE meta (epoch VARCHAR NOT NULL, applied_seq BIGINT NOT NULL)",
+        *(
+            f"CREATE TABLE {table} ({', '.join(f'{name} {sql_type(name)}' for name in columns)})"
+            for table, columns in SHAPES.items()
+        ),
+        "CREATE VIEW ledger AS " + " UNION ALL BY NAME ".join(f"SELECT * FROM {table}" for table in reversed(SHAPES)),
+    ]
+    for kind in MEASURES:
+        columns = ", ".join(f"{field.name} {field.sql}" for field in FIELDS[kind])
+        for rung in RUNGS:
+            first.append(f"CREATE TABLE {candle_table(kind, rung)} ({columns})")
+            first.append(f"CREATE TABLE {recent_table(kind, rung)} ({columns})")
+    return (tuple(first),)
+
+
+_ORDER = "row(ts, block, idx, tid, pos)"
+_PLACE = (
+    "market, ts, coalesce(block_number, -1) AS block, coalesce(log_index, trade_no, -1) AS idx, "
+    "coalesce(trade_id, '') AS tid, pos"
+)
+
+
+def fold_sql(kind: str, relation: str, bucket: str, place: str = _PLACE) -> str:
+    """SQL that folds the events of `relation` into partials of `kind`.
+
+    `relation` has the ledger's columns and the boolean `priced`; `bucket` is an expression over it that gives the
+    start of an event's bucket in seconds; `place` names the columns of the market and of the order key.
+    """
+    inputs = ", ".join(f"{sql} AS in_{name}" for name, sql in INPUTS[kind].items())
+    columns = ", ".join(_fold(measure) for measure in MEASURES[kind])
+    born = "min(pos >> 24) FILTER (in_priced AND in_price > 0)"
+    return (
+        f"WITH said AS (SELECT {place}, CAST({bucket} AS BIGINT) AS t, {inputs} FROM {relation}) "
+        f"SELECT market, t, {columns}, max(pos >> 24) AS rev, coalesce({born}, {2**62}) AS born, false AS whole "
+        "FROM said GROUP BY market, t ORDER BY market, t"
+    )
+
+
+def _fold(measure: Measure) -> str:
+    value = f"in_{measure.of}"
+    where = [f"in_{measure.where}"] if measure.where else []
+    name = measure.name
+    match measure.rule:
+        case Rule.FIRST | Rule.LAST:
+            pick = "arg_min" if measure.rule is Rule.FIRST else "arg_max"
+            said = " AND ".join([*where, f"{value} IS NOT NULL"])
+            parts = [(name, value, "NULL"), *((f"{name}_{p}", p, "''" if p == "tid" else "-1") for p in KEY)]
+            return ", ".join(
+                f"coalesce({pick}({column}, {_ORDER}) FILTER ({said}), {nothing}) AS {out}"
+                for out, column, nothing in parts
+            )
+        case Rule.MIN | Rule.MAX:
+            return f"{measure.rule.value}({value}){_filter(where)} AS {name}"
+        case Rule.SUM:
+            return f"CAST(coalesce(sum({value}){_filter(where)}, 0) AS DECIMAL(38, 18)) AS {name}"
+        case Rule.COUNT:
+            return f"count(*){_filter(where)} AS {name}"
+        case Rule.DISTINCT:
+            said = " AND ".join([*where, f"{value} IS NOT NULL"])
+            return f"list_sort(list(DISTINCT {value}) FILTER ({said}))[1:{SKETCH}] AS {name}"
+
+
+def _filter(where: list[str]) -> str:
+    return f" FILTER ({' AND '.join(where)})" if where else ""
+
+
+def merge_sql(kind: str, relation: str, bucket: str = "t") -> str:
+    """SQL that sums the partials of `relation` per market and bucket, heeding whole rows, in (market, t) order."""
+    columns = ", ".join(_merge(measure) for measure in MEASURES[kind])
+    return (
+        f"WITH laid AS (SELECT * REPLACE (CAST({bucket} AS BIGINT) AS t) FROM {relation}), "
+        "judged AS (SELECT *, max(CASE WHEN whole THEN rev ELSE -1 END) OVER (PARTITION BY market, t) AS newest "
+        "FROM laid) "
+        f"SELECT market, t, {columns}, max(rev) AS rev, min(born) AS born, bool_or(whole) AS whole "
+        "FROM judged WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t ORDER BY market, t"
+    )
+
+
+def _merge(measure: Measure) -> str:
+    name = measure.name
+    match measure.rule:
+        case Rule.FIRST | Rule.LAST:
+            pick = "arg_min" if measure.rule is Rule.FIRST else "arg_max"
+            order = f"row({', '.join(f'{name}_{part}' for part in KEY)})"
+            parts = [(name, "NULL"), *((f"{name}_{part}", "''" if part == "tid" else "-1") for part in KEY)]
+            return ", ".join(
+                f"coalesce({pick}({out}, {order}) FILTER ({name} IS NOT NULL), {nothing}) AS {out}"
+                for out, nothing in parts
+            )
+        case Rule.MIN | Rule.MAX:
+            return f"{measure.rule.value}({name}) AS {name}"
+        case Rule.SUM | Rule.COUNT:
+            kind = "DECIMAL(38, 18)" if measure.rule is Rule.SUM else "BIGINT"
+            return f"CAST(sum({name}) AS {kind}) AS {name}"
+        case Rule.DISTINCT:
+            return f"list_sort(list_distinct(flatten(list({name}) FILTER ({name} IS NOT NULL))))[1:{SKETCH}] AS {name}"
