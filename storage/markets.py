@@ -1,0 +1,606 @@
+"""The market registry: put, find by any of its names, search."""
+
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from msgspec import NODEFAULT, structs
+
+from storage.decimals import DECIMALS, from_text
+from storage.errors import BadRequest, Conflict, UnknownMarket
+from storage.events import PRICE_TYPES
+from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
+from storage.state import Connection, State
+
+HasEvents = Callable[[int], bool]  # whether the market in this slot has events
+Reference = str | int | tuple[int, str]  # a symbol, a market_id, or a chain and a contract on it
+
+FIXED = ("kind", "price_source", "session", "timezone")  # what the first event settles
+TIERS = ("tier1", "tier2", "tier3", "tier4")
+LONGEST_SYMBOL = 100
+MOST_FOUND = 1000  # markets in one answer
+# One or two letters inside a word are below a trigram and cost a scan; it ends here, so that it stays short.
+SCANNED = 50_000
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+COLUMNS = Market.__struct_fields__
+SELECT = f"SELECT {', '.join(COLUMNS)} FROM markets"
+STORED = (*COLUMNS, "key", "contract_key", "words", "tags")
+INSERT = f"INSERT INTO markets ({', '.join(STORED)}) VALUES ({', '.join('?' * len(STORED))})"
+UPDATE = f"UPDATE markets SET {', '.join(f'{name} = ?' for name in STORED)} WHERE slot = ?"
+LISTED = "SELECT slot, key FROM markets WHERE is_active AND kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+MATCHING = "SELECT rowid FROM markets_text WHERE markets_text MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
+
+_MARKET_ID = COLUMNS.index("market_id")
+_KIND = COLUMNS.index("kind")
+_IS_ACTIVE = COLUMNS.index("is_active")
+_PRICE_SOURCE = COLUMNS.index("price_source")
+_DEFAULTS = {f.name: f.default for f in structs.fields(Market) if f.default is not NODEFAULT}
+_WORD = re.compile(r"[^\W_]+")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
+_LONE = re.compile("[\ud800-\udfff]")
+_LAST = "\U0010ffff"  # sorts behind every character a symbol may hold
+
+
+class Counts(NamedTuple):
+    """How many markets there are."""
+
+    registered: int
+    active: int
+
+
+def put(state: State, fields: Mapping[str, object], has_events: HasEvents) -> Market:
+    """Register a market, or change the named fields of the one with exactly this symbol."""
+    return put_all(state, [fields], has_events)[0]
+
+
+def put_all(state: State, many: Iterable[Mapping[str, object]], has_events: HasEvents) -> list[Market]:
+    """As `put`, for many at once: all of them or, where one is refused, none."""
+    cleaned = [validated(fields) for fields in many]
+    with state.writing() as db:
+        return [_put(db, fields, has_events) for fields in cleaned]
+
+
+def patch(state: State, symbol: str, fields: Mapping[str, object], has_events: HasEvents) -> Market:
+    """Change the named fields of a market; a symbol stays what it is."""
+    changes = validated(fields)
+    with state.writing() as db:
+        market = _named(db, symbol)
+        wanted = changes.get("market_symbol", market.market_symbol)
+        if wanted != market.market_symbol:
+            raise Conflict(f"market_symbol: {market.market_symbol!r} keeps its name; register {wanted!r} beside it")
+        return _changed(db, market, changes, has_events)
+
+
+def deactivate(state: State, symbol: str) -> Market:
+    """Take a market off the lists; its history stays and it still answers to its name."""
+    with state.writing() as db:
+        return _changed(db, _named(db, symbol), {"is_active": False}, lambda _: True)
+
+
+def found_or_created(state: State, references: Sequence[Reference], kind: Kind) -> list[Market | None]:
+    """As `found`, registering what is missing as a market of this kind that says nothing else of itself.
+
+    A market_id alone does not say what to call a market, and a name that no market may bear stays missing.
+    """
+    with state.writing() as db:
+        return [_found(db, reference) or _created(db, reference, kind) for reference in references]
+
+
+def by_symbol(state: State, symbol: str) -> Market | None:
+    """The market of this symbol or `EXCHANGE:NAME`, in any case."""
+    return found(state, [symbol])[0]
+
+
+def by_id(state: State, market_id: int) -> Market | None:
+    """The market with this market_id."""
+    return found(state, [market_id])[0]
+
+
+def by_contract(state: State, chain_id: int, address: str) -> Market | None:
+    """The market whose contract lies at this address of this chain."""
+    return found(state, [(chain_id, address)])[0]
+
+
+def found(state: State, references: Sequence[Reference]) -> list[Market | None]:
+    """The market each reference means, in the same order; None where there is none."""
+    with state.reading() as db:
+        return [_found(db, reference) for reference in references]
+
+
+def many(state: State, symbols: Sequence[str]) -> dict[str, Market]:
+    """The markets of these symbols, each under the name it was asked by; unknown ones are left out."""
+    return {name: market for name, market in zip(symbols, found(state, symbols), strict=True) if market}
+
+
+def by_slots(state: State, slots: Sequence[int]) -> list[Market]:
+    """The markets in these slots, in this order; empty slots are left out."""
+    with state.reading() as db:
+        return _by_slots(db, slots)
+
+
+def count(state: State) -> Counts:
+    """How many markets are registered, and how many of them active."""
+    with state.reading() as db:
+        return Counts(*db.execute("SELECT registered, active FROM market_counts").fetchone())
+
+
+def page(state: State, after: int = 0, limit: int = 100, query: str = "", kind: str | None = None) -> list[Market]:
+    """Markets in the order of registration, deactivated ones too, from behind the slot `after`.
+
+    With a query, those that have each of its words: words of three letters anywhere, shorter ones at a word's start.
+    """
+    limit = max(0, min(limit, MOST_FOUND))
+    if kind is not None and kind not in KINDS:
+        return []
+    parts = [_somewhere(w) if len(w) > 2 else _starting(w) for w in words_in(query)]
+    if query.strip() and not parts:
+        return []
+    if kind is not None:
+        parts.append(f'tags : "{kind}"')
+    with state.reading() as db:
+        if not parts:
+            rows = db.execute(f"{SELECT} WHERE slot > ? ORDER BY slot LIMIT ?", [after, limit])
+            return [_market(row) for row in rows]
+        slots = db.execute(MATCHING, [" AND ".join(parts), after, limit])
+        return _by_slots(db, [slot for (slot,) in slots])
+
+
+def search(
+    state: State,
+    query: str,
+    kind: str | None = None,
+    type: str | None = None,
+    exchange: str | None = None,
+    limit: int = 30,
+) -> list[Market]:
+    """Active markets for what somebody typed, best first, filtered by what charts call type and exchange.
+
+    First the one of exactly this symbol, then symbols that begin so, then those with words (of symbol, name or
+    description) that begin like each word typed, then those that have each word typed anywhere inside a word. Within
+    a rank: symbols by their alphabet, the others as registered. Nothing typed: every symbol begins so.
+    """
+    limit = max(0, min(limit, MOST_FOUND))
+    kinds = _kinds(kind, type, exchange)
+    key = folded(query)
+    with state.reading() as db:
+        exact = _found(db, query)
+        slots = dict.fromkeys([exact.slot] if exact and exact.is_active and exact.kind in kinds else [])
+        _fill(slots, _beginning(db, key, kinds, limit), limit)
+        own, rest = _qualified(key)
+        if own is not None:  # EXCHANGE: typed in front narrows, and is no word of its own
+            kinds = [k for k in kinds if k == own]
+            key = rest
+            _fill(slots, _beginning(db, key, kinds, limit), limit)
+        typed = words_in(key)
+        if typed and kinds and len(slots) < limit:
+            _fill(slots, _matching(db, [_starting(w) for w in typed], kinds, limit), limit)
+        if typed and kinds and len(slots) < limit:
+            if min(map(len, typed)) > 2:
+                _fill(slots, _matching(db, [_somewhere(w) for w in typed], kinds, limit), limit)
+            else:
+                _fill(slots, _scanned(db, typed, kinds, limit), limit)
+        return _by_slots(db, list(slots))
+
+
+def folded(symbol: str) -> str:
+    """The same text for every spelling of a symbol: any case, either Unicode form, blanks around it."""
+    text = unicodedata.normalize("NFD", _LONE.sub("\ufffd", symbol.strip()))
+    # Upper first: what charts send is upper-cased, and `ı` and `ſ` only meet `i` and `s` there.
+    return unicodedata.normalize("NFC", text.upper().casefold())
+
+
+def contract_key(address: str) -> str:
+    """The same text for every spelling of an address: hexadecimal in any case, other alphabets as they are."""
+    address = address.strip()
+    return address.lower() if address[:2] in ("0x", "0X") else address
+
+
+def words_in(text: str) -> list[str]:
+    """The words of a text, folded, each once."""
+    return list(dict.fromkeys(_WORD.findall(folded(text))))
+
+
+def validated(fields: Mapping[str, object]) -> dict[str, Any]:
+    """The fields in the types of Market; BadRequest names the field, what was expected and what came.
+
+    None asks for the default; where a market has none, it says nothing.
+    """
+    clean: dict[str, Any] = {}
+    for name, value in fields.items():
+        check = CHECKS.get(name)
+        if check is None:
+            raise BadRequest(f"{name:.60}: a market has no such field; it has {', '.join(CHECKS)}")
+        if value is not None:
+            clean[name] = check(name, value)
+        elif name in _DEFAULTS:
+            clean[name] = _DEFAULTS[name]
+        elif name == "price_source":
+            clean[name] = None
+    return clean
+
+
+# --- one row ---------------------------------------------------------------------------------------------------------
+
+
+def _put(db: Connection, fields: dict[str, Any], has_events: HasEvents) -> Market:
+    symbol = fields.get("market_symbol")
+    if symbol is None:
+        raise BadRequest("market_symbol: needed, to register a market or to say which one to change")
+    known = _where(db, "key = ?", [folded(symbol)])
+    if known is None:
+        return _registered(db, fields)
+    if known.market_symbol != symbol:
+        raise Conflict(f"market_symbol: {symbol!r} is taken by {known.market_symbol!r}; case makes no difference")
+    return _changed(db, known, fields, has_events)
+
+
+def _registered(db: Connection, fields: dict[str, Any]) -> Market:
+    slot = int(db.execute("SELECT coalesce(max(slot), 0) + 1 FROM markets").fetchone()[0])
+    kind: Kind = fields.get("kind", "perp")
+    market = Market(
+        **{
+            "kind": kind,
+            "created_timestamp": time.time_ns() // 1_000_000 * 1000,
+            **fields,
+            "price_source": fields.get("price_source") or PRICE_SOURCES[kind],
+            "market_id": fields["market_id"] if "market_id" in fields else _free_id(db, slot),
+            "slot": slot,
+        }
+    )
+    _see_calendar(market)
+    _see_free(db, market, None)
+    db.execute(INSERT, _row(market))
+    return market
+
+
+def _changed(db: Connection, old: Market, fields: dict[str, Any], has_events: HasEvents) -> Market:
+    if fields.get("kind", old.kind) != old.kind:
+        fields = {"price_source": None, **fields}  # the old kind's default would make no sense
+    if "price_source" in fields and fields["price_source"] is None:
+        fields = {**fields, "price_source": PRICE_SOURCES[fields.get("kind", old.kind)]}
+    new = structs.replace(old, **fields)
+    if new == old:
+        return old
+    settled = [name for name in FIXED if getattr(new, name) != getattr(old, name)]
+    if settled:
+        _see_calendar(new)
+        if has_events(old.slot):
+            name = settled[0]
+            raise Conflict(f"{name}: {old.market_symbol!r} has events, so it stays {_plain(getattr(old, name))}")
+    _see_free(db, new, old)
+    db.execute(UPDATE, [*_row(new), old.slot])
+    return new
+
+
+def _created(db: Connection, reference: Reference, kind: Kind) -> Market | None:
+    match reference:
+        case str(symbol):
+            fields: dict[str, object] = {"market_symbol": symbol.strip()}
+        case (chain, address):
+            # The same address on another chain is another contract.
+            taken = _found(db, address) is not None
+            name = f"{chain}:{address.strip()}" if taken else address.strip()
+            fields = {"market_symbol": name, "chain_id": chain, "contract_address": address.strip()}
+        case _:
+            return None
+    try:
+        return _registered(db, validated({**fields, "kind": kind}))
+    except (BadRequest, Conflict):
+        return None
+
+
+def _see_calendar(market: Market) -> None:
+    from storage.calendar import Calendar
+
+    Calendar.parse(market.session, market.timezone)
+
+
+def _see_free(db: Connection, new: Market, old: Market | None) -> None:
+    """Conflict where another market answers to one of the names that this one is about to take."""
+    key = folded(new.market_symbol)
+    if old is None or old.kind != new.kind:
+        others = [_found(db, new.market_symbol), _where(db, "key = ?", [f"{folded(new.exchange)}:{key}"])]
+        for other in others:
+            if other and other.slot != new.slot:
+                full = f"{other.exchange}:{other.market_symbol}"
+                raise Conflict(f"market_symbol: {new.market_symbol!r} would be mistaken for {full!r}")
+    if old is None or old.market_id != new.market_id:
+        other = _found(db, new.market_id)
+        if other:
+            raise Conflict(f"market_id: {new.market_id} is taken by {other.market_symbol!r}")
+    if new.chain_id is not None and new.contract_address is not None:
+        other = _found(db, (new.chain_id, new.contract_address))
+        if other and other.slot != new.slot:
+            what = f"{new.contract_address} on chain {new.chain_id}"
+            raise Conflict(f"contract_address: {what} is taken by {other.market_symbol!r}")
+
+
+def _free_id(db: Connection, slot: int) -> int:
+    if _found(db, slot) is None:
+        return slot
+    # Ids of 2**63 and more are stored as negative numbers: unless the highest of the others is the last of them, the
+    # next one is free.
+    highest = int(db.execute("SELECT max(market_id) FROM markets").fetchone()[0])
+    if highest < 2**63 - 1:
+        return highest + 1
+    raise Conflict("market_id: none can be assigned above 9223372036854775807; give one")
+
+
+def _row(market: Market) -> list[object]:
+    row: list[object] = list(structs.astuple(market))
+    row[_MARKET_ID] = market.market_id - (market.market_id >> 63 << 64)
+    row[_PRICE_SOURCE] = ",".join(market.price_source)
+    address = market.contract_address
+    tags = f"{market.kind} active" if market.is_active else market.kind
+    return [*row, folded(market.market_symbol), address and contract_key(address), _words(market), tags]
+
+
+def _market(row: Sequence[Any]) -> Market:
+    columns = dict(zip(COLUMNS, row, strict=True))
+    columns["market_id"] %= 2**64
+    columns["is_active"] = bool(columns["is_active"])
+    columns["price_source"] = _SOURCES.setdefault(row[_PRICE_SOURCE], tuple(row[_PRICE_SOURCE].split(",")))
+    for name in _SHARED:
+        columns[name] = _SHARED_TEXTS.setdefault(columns[name], columns[name])
+    return Market(**columns)
+
+
+# Texts that many markets have in common are kept once; the values are few, because each is checked against a list.
+_SOURCES: dict[str, tuple[str, ...]] = {}
+_SHARED = ("kind", "session", "timezone", "tier")
+_SHARED_TEXTS: dict[str | None, str | None] = {}
+
+
+def _words(market: Market) -> str:
+    """What search looks in: each word with two blanks before it."""
+    symbol = words_in(market.market_symbol)
+    joined = ["".join(symbol)]  # BTCUSD finds BTC/USD
+    texts = (market.name, market.description)
+    return "".join(
+        f"  {w}" for w in dict.fromkeys([*symbol, *joined, *(w for t in texts if t for w in words_in(t))]) if w
+    )
+
+
+# --- finding ---------------------------------------------------------------------------------------------------------
+
+
+def _named(db: Connection, symbol: str) -> Market:
+    market = _found(db, symbol)
+    if market is None:
+        raise UnknownMarket(symbol)
+    return market
+
+
+def _found(db: Connection, reference: Reference) -> Market | None:
+    match reference:
+        case str(symbol):
+            key = folded(symbol)
+            market = _where(db, "key = ?", [key])
+            kind, rest = _qualified(key)
+            if market is None and kind is not None:
+                market = _where(db, "key = ? AND kind = ?", [rest, kind])
+            return market
+        case int(market_id):
+            if not 0 <= market_id < 2**64:
+                return None
+            return _where(db, "market_id = ?", [market_id - (market_id >> 63 << 64)])
+        case (chain, address):
+            if not 0 <= chain < 2**63:
+                return None
+            return _where(db, "chain_id = ? AND contract_key = ?", [chain, contract_key(_LONE.sub("\ufffd", address))])
+
+
+def _where(db: Connection, condition: str, values: list[object]) -> Market | None:
+    row = db.execute(f"{SELECT} WHERE {condition}", values).fetchone()
+    return None if row is None else _market(row)
+
+
+def _by_slots(db: Connection, slots: Sequence[int]) -> list[Market]:
+    return [market for slot in slots if (market := _where(db, "slot = ?", [slot]))]
+
+
+def _qualified(key: str) -> tuple[Kind | None, str]:
+    """The kind and the name that a folded `EXCHANGE:NAME` means."""
+    head, colon, rest = key.partition(":")
+    return (_KIND_OF.get(head), rest.strip()) if colon else (None, key)
+
+
+_KIND_OF: dict[str, Kind] = {folded(exchange): kind for kind, exchange in EXCHANGES.items()}
+
+
+def _kinds(kind: str | None, type: str | None, exchange: str | None) -> list[Kind]:
+    """The kinds that pass all filters; an empty filter passes everything."""
+    return [
+        k
+        for k in KINDS
+        if (not kind or k == kind)
+        and (not type or folded(TYPES[k]) == folded(type))
+        and (not exchange or folded(EXCHANGES[k]) == folded(exchange))
+    ]
+
+
+def _fill(slots: dict[int, None], more: Iterable[int], limit: int) -> None:
+    for slot in more:
+        if len(slots) >= limit:
+            return
+        slots[slot] = None
+
+
+def _beginning(db: Connection, key: str, kinds: Sequence[Kind], limit: int) -> list[int]:
+    rows = [row for kind in kinds for row in db.execute(LISTED, [kind, key, key + _LAST, limit])]
+    return [slot for slot, _ in sorted(rows, key=lambda row: row[1])]
+
+
+def _matching(db: Connection, parts: list[str], kinds: Sequence[Kind], limit: int) -> list[int]:
+    any_kind = " OR ".join(f'"{kind}"' for kind in kinds)
+    wanted = [*parts, 'tags : "active"']
+    if len(kinds) < len(KINDS):
+        wanted.append(f"tags : ({any_kind})")
+    return [slot for (slot,) in db.execute(MATCHING, [" AND ".join(wanted), 0, limit])]
+
+
+def _scanned(db: Connection, typed: list[str], kinds: Sequence[Kind], limit: int) -> list[int]:
+    sql = f"""
+        SELECT slot FROM markets NOT INDEXED
+        WHERE slot <= ? AND is_active AND kind IN ({", ".join("?" * len(kinds))}) {"AND instr(words, ?) " * len(typed)}
+        ORDER BY slot LIMIT ?
+    """
+    return [slot for (slot,) in db.execute(sql, [SCANNED, *kinds, *typed, limit])]
+
+
+def _starting(word: str) -> str:
+    return f'words : "  {word}"'
+
+
+def _somewhere(word: str) -> str:
+    return f'words : "{word}"'
+
+
+# --- fields ----------------------------------------------------------------------------------------------------------
+
+
+def _refused(name: str, expected: str, value: object) -> BadRequest:
+    return BadRequest(f"{name}: expected {expected}, got {_plain(value)}")
+
+
+def _plain(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else f"{value!r:.100}"
+
+
+def _symbol(name: str, value: object) -> str:
+    expected = f"1 to {LONGEST_SYMBOL} printable characters without a comma and without blanks around them"
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_SYMBOL or not value.isprintable():
+        raise _refused(name, expected, value)
+    # Lists of symbols in requests are joined by commas; `.` and `..` vanish from paths.
+    if value != value.strip() or "," in value or value in (".", ".."):
+        raise _refused(name, expected, value)
+    return value
+
+
+def _text(longest: int, *, lines: bool = False) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        if isinstance(value, str) and len(value) <= longest:
+            bare = value.replace("\n", "").replace("\t", "") if lines else value
+            if not any(unicodedata.category(c) in ("Cc", "Cs") for c in bare):
+                return value
+        raise _refused(name, f"a text of at most {longest} characters, none of them a control character", value)
+
+    return check
+
+
+def _integer(low: int, high: int) -> Callable[[str, object], int]:
+    def check(name: str, value: object) -> int:
+        # As text too, because a browser's numbers end at 2**53.
+        digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20
+        whole = isinstance(value, float) and value.is_integer()
+        number = int(value) if digits or whole else value  # type: ignore[call-overload]  # one of the two, as just seen
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise _refused(name, f"an integer from {low} to {high}", value)
+        return number
+
+    return check
+
+
+def _decimal(name: str, value: object) -> str:
+    """The decimal's plain text, without exponent, sign or closing zeros."""
+    expected = "a decimal number ≥ 0 with at most 20 digits before the point and 18 behind it"
+    text = value if isinstance(value, str) else repr(value) if isinstance(value, int | float) else ""
+    if isinstance(value, bool) or len(text) > 100 or not _DECIMAL.fullmatch(text):
+        raise _refused(name, expected, value)
+    try:
+        units = from_text(text)
+    except ValueError:
+        raise _refused(name, expected, value) from None
+    if units < 0:
+        raise _refused(name, expected, value)
+    whole, part = divmod(units, 10**DECIMALS)
+    return f"{whole}.{part:0{DECIMALS}}".rstrip("0").rstrip(".")
+
+
+def _one_of(allowed: Sequence[str]) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise _refused(name, f"one of {', '.join(allowed)}", value)
+        return value
+
+    return check
+
+
+def _truth(name: str, value: object) -> bool:
+    if value not in (True, False):  # 0 and 1 are equal to them
+        raise _refused(name, "true or false", value)
+    return bool(value)
+
+
+def _sources(name: str, value: object) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list | tuple) or not given or any(g not in PRICE_TYPES for g in given):
+        raise _refused(name, f"one or more of {', '.join(PRICE_TYPES)}", value)
+    return tuple(p for p in PRICE_TYPES if p in given)
+
+
+def _instant(name: str, value: object) -> int:
+    """Microseconds since 1970, whole milliseconds."""
+    expected = "milliseconds since 1970 or an ISO 8601 time with its zone"
+    millis = value
+    try:
+        if isinstance(value, str) and not value.isdigit():
+            at = datetime.fromisoformat(value)
+            millis = (at - EPOCH) // timedelta(milliseconds=1)
+        # Before: seconds that pass for milliseconds. Behind: microseconds and nanoseconds that do.
+        return _integer(100_000_000_000, 10_000_000_000_000)(name, millis) * 1000
+    except (ValueError, TypeError, BadRequest):  # TypeError: a time without a zone cannot be subtracted
+        raise _refused(name, expected, value) from None
+
+
+def _address(name: str, value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 128 or not value.isprintable() or " " in value:
+        raise _refused(name, "an address of 1 to 128 printable characters without blanks", value)
+    return value
+
+
+def _url(name: str, value: object) -> str:
+    # Pages make links and images of these: no other scheme may get there.
+    ok = isinstance(value, str) and len(value) <= 2048 and value.isprintable() and " " not in value
+    if not ok or not isinstance(value, str) or not value.lower().startswith(("http://", "https://")):
+        raise _refused(name, "an address that begins with http:// or https://", value)
+    return value
+
+
+CHECKS: dict[str, Callable[[str, object], object]] = {
+    "market_id": _integer(0, 2**64 - 1),
+    "market_symbol": _symbol,
+    "kind": _one_of(KINDS),
+    "contract_address": _address,
+    "chain_id": _integer(0, 2**63 - 1),
+    "vault_address": _address,
+    "oracle_address": _address,
+    "name": _text(200),
+    "description": _text(2000, lines=True),
+    "category": _text(100),
+    "base_asset": _text(100),
+    "quote_asset": _text(100),
+    "min_trade_size": _decimal,
+    "max_leverage": _decimal,
+    "trading_fee_rate": _decimal,
+    "funding_interval": _integer(0, 2**32 - 1),
+    "is_active": _truth,
+    "created_timestamp": _instant,
+    "deployment_block": _integer(0, 2**63 - 1),
+    "creator_address": _address,
+    "icon_url": _url,
+    "banner_url": _url,
+    "website_url": _url,
+    "tier": _one_of(TIERS),
+    "supply": _decimal,
+    "price_source": _sources,
+    "session": _text(1000),
+    "timezone": _text(100),
+    "pricescale": _integer(1, 10**18),
+    "minmov": _integer(1, 10**9),
+}
