@@ -1,0 +1,193 @@
+"""Partials of every stored resolution: put, merged between, refolded from the ledger; and how far they reach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from duckdb import DuckDBPyConnection as Connection
+
+from storage import schema
+from storage.errors import BrokenStore
+from storage.events import Array
+from storage.measures import MEASURES
+from storage.partials import FIELDS, NEVER, Partials, concat, from_arrow, none, to_arrow
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Buckets of one kind at one rung that must be folded again from the ledger."""
+
+    market: Array  # int32
+    t: Array  # label of the bucket, seconds
+    low: Array  # its events lie at low ≤ ts < high, µs
+    high: Array
+    sources: Array  # uint8: the market's price types as a bit mask
+    seq: Array  # the newest batch that touched it
+
+
+def adopt(db: Connection, epoch: str) -> int:
+    """The applied seq of this database if it belongs to the journal of this epoch; a new one begins at 0.
+
+    Raises BrokenStore where it belongs to another journal.
+    """
+    rows = db.execute("SELECT epoch, applied_seq FROM meta").fetchall()
+    if not rows:
+        db.execute("INSERT INTO meta VALUES (?, 0)", [epoch])
+        return 0
+    ((known, seq),) = rows
+    if known != epoch:
+        raise BrokenStore(f"the database belongs to journal {known!r}, the journal beside it is {epoch!r}")
+    return int(seq)
+
+
+def applied(db: Connection) -> int:
+    """The newest batch whose events and bars are all in here."""
+    ((seq,),) = db.execute("SELECT applied_seq FROM meta").fetchall()
+    return int(seq)
+
+
+def apply(db: Connection, seq: int) -> None:
+    """Say that everything up to this batch is in here."""
+    db.execute("UPDATE meta SET applied_seq = ?", [seq])
+
+
+def put(db: Connection, rung: int, table: Partials) -> None:
+    """Add partials to the newest stretch of a stored resolution."""
+    if table.n:
+        rows = to_arrow(table)  # noqa: F841 - DuckDB reads the table by its name here
+        db.execute(f"INSERT INTO {schema.recent_table(table.kind, rung)} BY NAME SELECT * FROM rows")
+
+
+def between(db: Connection, kind: str, rung: int, market: int, start: int, end: int) -> Partials:
+    """All rows of one market with start ≤ t < end, not yet summed; see `actors.fold.merged`."""
+    return _rows(db, kind, rung, "market = ? AND t >= ? AND t < ?", [market, start, end])
+
+
+def newest(db: Connection, kind: str, rung: int, market: int, before: int, count: int) -> Partials:
+    """All rows of the `count` newest buckets of one market with t < before, not yet summed."""
+    both = _both(kind, rung, "t", "market = ? AND t < ?")
+    ((first,),) = db.execute(
+        f"SELECT min(t) FROM (SELECT DISTINCT t FROM ({both}) ORDER BY t DESC LIMIT ?)",
+        [market, before, market, before, count],
+    ).fetchall()
+    if first is None:
+        return none(kind)
+    return between(db, kind, rung, market, first, before)
+
+
+def at(db: Connection, kind: str, rung: int, market: int, times: list[int]) -> Partials:
+    """All rows of one market in these buckets, not yet summed."""
+    return _rows(db, kind, rung, "market = ? AND t IN (SELECT unnest(?))", [market, times])
+
+
+def _both(kind: str, rung: int, columns: str, where: str) -> str:
+    tables = (schema.candle_table(kind, rung), schema.recent_table(kind, rung))
+    return " UNION ALL ".join(f"SELECT {columns} FROM {table} WHERE {where}" for table in tables)
+
+
+def _rows(db: Connection, kind: str, rung: int, where: str, values: list[object]) -> Partials:
+    rows = db.sql(_both(kind, rung, "*", where), params=[*values, *values])
+    return from_arrow(kind, rows.to_arrow_table())
+
+
+def lived(db: Connection) -> Array:
+    """The slots of all markets that have ever had a stored bar."""
+    both = [
+        f"SELECT market FROM {table}"
+        for kind in MEASURES
+        for table in (schema.candle_table(kind, 86400), schema.recent_table(kind, 86400))
+    ]
+    rows = db.execute(f"SELECT DISTINCT market FROM ({' UNION ALL '.join(both)})").fetchnumpy()
+    return rows["market"].astype(np.int64)
+
+
+def refolded(db: Connection, kind: str, rung: int, touched: Touched) -> Partials:
+    """Whole rows for these buckets, folded from the ledger as it is in this transaction; empty ones are gone bars.
+
+    `rev` is at least the seq that touched the bucket; `born` stays what it was while the bar had one.
+    """
+    buckets = pa.table(  # noqa: F841 - DuckDB reads the table by its name here
+        {
+            "slot": pa.array(touched.market),
+            "label": pa.array(touched.t),
+            "low": pa.array(touched.low),
+            "high": pa.array(touched.high),
+            "sources": pa.array(touched.sources),
+        }
+    )
+    relation = (
+        "(SELECT l.*, b.label, price > 0 AND ((b.sources >> price_type) & 1) = 1 AS priced FROM ledger l "
+        "JOIN buckets b ON l.market = b.slot AND l.ts >= b.low AND l.ts < b.high "
+        f"WHERE l.ts >= {int(touched.low.min())} AND l.ts < {int(touched.high.max())})"
+    )
+    folded = from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
+    n = len(touched.t)
+    empty = Partials(
+        kind,
+        n,
+        {"market": touched.market, "t": touched.t, "rev": touched.seq, "born": np.full(n, NEVER)},
+    )
+    # The touch itself is a row that adds nothing, so that rev counts it and an empty bucket has a row.
+    table = _summed(db, concat([folded, empty]))
+    columns = {**table.columns, "whole": np.ones(table.n, np.bool_)}
+    columns["born"] = np.where(columns["born"] < NEVER, _old_births(db, kind, rung, table), columns["born"])
+    return Partials(kind, table.n, columns)
+
+
+def _summed(db: Connection, table: Partials) -> Partials:
+    rows = to_arrow(table)  # noqa: F841 - DuckDB reads the table by its name here
+    return from_arrow(table.kind, db.sql(schema.merge_sql(table.kind, "(FROM rows)")).to_arrow_table())
+
+
+def _old_births(db: Connection, kind: str, rung: int, table: Partials) -> Array:
+    wanted = pa.table({"slot": pa.array(table["market"]), "label": pa.array(table["t"])})  # noqa: F841 - by name
+    columns = "market, t, born, rev, whole"
+    relation = _both(kind, rung, columns, "(market, t) IN (SELECT slot, label FROM wanted)")
+    rows = db.execute(
+        f"WITH judged AS (SELECT *, max(CASE WHEN whole THEN rev ELSE -1 END) OVER (PARTITION BY market, t) AS newest "
+        f"FROM ({relation})) SELECT market, t, min(born) AS born FROM judged "
+        "WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t"
+    ).fetchall()
+    known = {(market, t): born for market, t, born in rows}
+    pairs = zip(table["market"].tolist(), table["t"].tolist(), table["born"].tolist(), strict=True)
+    return np.array([min(born, known.get((market, t), NEVER)) for market, t, born in pairs], np.int64)
+
+
+def backlog(db: Connection, kind: str, rung: int) -> int:
+    """How many rows wait in the newest stretch of a stored resolution."""
+    ((found,),) = db.execute(f"SELECT count(*) FROM {schema.recent_table(kind, rung)}").fetchall()
+    return int(found)
+
+
+def compact(db: Connection, kind: str, rung: int, span: int) -> int:
+    """Sum the newest stretch into the ordered bars, one span of time after the other; how many rows it was.
+
+    Bars lie in (market, t) order within each span (seconds), so that reading one market touches few rows.
+    """
+    base, recent = schema.candle_table(kind, rung), schema.recent_table(kind, rung)
+    spans = db.execute(f"SELECT DISTINCT t // {span} FROM {recent} ORDER BY 1").fetchall()
+    moved = backlog(db, kind, rung)
+    names = ", ".join(field.name for field in FIELDS[kind])
+    for (number,) in spans:
+        low, high = number * span, (number + 1) * span
+        relation = f"({_both(kind, rung, '*', f't >= {low} AND t < {high}')})"
+        merged = schema.merge_sql(kind, relation)
+        db.execute(f"CREATE OR REPLACE TEMP TABLE compacted AS SELECT {names} FROM ({merged})")
+        db.execute(f"DELETE FROM {base} WHERE t >= {low} AND t < {high}")
+        # A whole row has nothing older left to replace here; one that says nothing is a bar that is gone.
+        db.execute(
+            f"INSERT INTO {base} SELECT * REPLACE (false AS whole) FROM compacted "
+            f"WHERE NOT (whole AND trades_count = 0 AND open IS NULL AND {_silent(kind)})"
+        )
+        db.execute("DROP TABLE compacted")
+    db.execute(f"DELETE FROM {recent}")
+    return moved
+
+
+def _silent(kind: str) -> str:
+    """SQL: none of the measures says anything."""
+    tests = [
+        f"({m.name} IS NULL OR {m.name} = 0)" if m.rule.value in ("sum", "count") else f"{m.name} IS NULL"
+        for m in MEASURES[kind]
+    ]
+    return " AND ".join(tests)

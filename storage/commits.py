@@ -1,0 +1,70 @@
+"""What one journal record holds: a committed batch of events, what it took back, and the answers that were given."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from msgspec import Struct
+
+from storage.events import Array, Events, from_record_batch, to_record_batch
+
+ROW_BITS = 24  # a place is seq << ROW_BITS | row
+MOST_ROWS = 1 << ROW_BITS
+
+
+class Answer(Struct, frozen=True, array_like=True):
+    """What the request with this idempotency key was told, and when (seconds since 1970)."""
+
+    key: str
+    at: int
+    body: bytes
+
+
+class _Head(Struct, frozen=True, array_like=True):
+    dead: list[int]
+    forgotten: list[int]
+    answers: list[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One committed batch: everything that one journal record says."""
+
+    seq: int
+    events: Events  # each with its place `pos`
+    dead: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # places of earlier events that no longer count
+    forgotten: Array = field(default_factory=lambda: np.zeros(0, np.uint64))  # identities that no event has any more
+    answers: Sequence[Answer] = ()
+
+
+def places(seq: int, n: int) -> Array:
+    """The places of the n events of the batch `seq`."""
+    return (seq << ROW_BITS) + np.arange(n, dtype=np.int64)
+
+
+def encode(commit: Commit) -> list[bytes | memoryview]:
+    """The parts of the journal record; the places follow from the seq and are not written."""
+    head = msgspec.msgpack.encode(_Head(commit.dead.tolist(), commit.forgotten.tolist(), list(commit.answers)))
+    sink = pa.BufferOutputStream()
+    batch = to_record_batch(commit.events.without("pos"))
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return [len(head).to_bytes(4, "little"), head, memoryview(sink.getvalue())]
+
+
+def decode(seq: int, record: bytes | memoryview) -> Commit:
+    """The inverse of `encode`."""
+    view = memoryview(record)
+    size = int.from_bytes(view[:4], "little")
+    head = msgspec.msgpack.decode(view[4 : 4 + size], type=_Head)
+    with pa.ipc.open_stream(pa.py_buffer(view[4 + size :])) as reader:
+        events = from_record_batch(reader.read_next_batch())
+    return Commit(
+        seq,
+        events.with_columns(pos=places(seq, events.n)),
+        np.array(head.dead, np.int64),
+        np.array(head.forgotten, np.uint64),
+        head.answers,
+    )

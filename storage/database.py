@@ -1,0 +1,158 @@
+"""One DuckDB file, an index that can be thrown away; and the one door through which blocking work leaves the loop."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+import trio
+from duckdb import DuckDBPyConnection as Connection
+from msgspec import Struct
+
+from storage import schema
+from storage.errors import BrokenStore, Unavailable
+
+T = TypeVar("T")
+
+
+class Door:
+    """Files, hashing, SQLite and DuckDB go through here: a bounded number of worker threads."""
+
+    def __init__(self, threads: int = 8) -> None:
+        self._limiter = trio.CapacityLimiter(threads)
+        self.passed = 0
+
+    async def run(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work(*arguments)` on a worker thread and give back what it returns or raises."""
+        self.passed += 1
+        return await trio.to_thread.run_sync(lambda: work(*arguments), limiter=self._limiter)
+
+
+class DatabaseStatistics(Struct, frozen=True):
+    """What a database has done since it was opened."""
+
+    reads: int
+    writes: int
+    read_seconds: float
+    write_seconds: float
+    bytes: int
+    set_aside: str | None  # where a file that would not open went
+
+
+class Database:
+    """A DuckDB file opened by this process; reads run beside each other, writes one after the other."""
+
+    def __init__(self, connection: Connection, path: Path, door: Door, set_aside: Path | None) -> None:
+        self._connection = connection
+        self._path = path
+        self._door = door
+        self._writing = trio.Lock()
+        self.set_aside = set_aside
+        self._reads = self._writes = 0
+        self._read_seconds = self._write_seconds = 0.0
+
+    @classmethod
+    def open(cls, path: Path, door: Door) -> "Database":
+        """Open or create; a file that will not open is set aside under a name of its own, never deleted."""
+        try:
+            return cls(_connected(path), path, door, None)
+        except duckdb.Error as error:
+            if isinstance(error, duckdb.IOException) and "lock" in str(error).lower():
+                raise BrokenStore(f"{path} is in use by another process; stop it, or name another --data") from error
+            aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%S')}")
+            for suffix in ("", ".wal"):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    os.replace(part, aside.with_name(aside.name + suffix))
+            return cls(_connected(path), path, door, aside)
+
+    async def read(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work(cursor, *arguments)` in one read transaction on a worker thread."""
+        self._reads += 1
+        return await self._door.run(self._read, work, arguments)
+
+    def _read(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        began = time.perf_counter()
+        with self._connection.cursor() as cursor:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            try:
+                return work(cursor, *arguments)
+            finally:
+                cursor.execute("ROLLBACK")
+                self._read_seconds += time.perf_counter() - began
+
+    async def write(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run `work(cursor, *arguments)` in one transaction: all of it is kept, or nothing.
+
+        Raises Unavailable where the disk is full.
+        """
+        async with self._writing:
+            self._writes += 1
+            return await self._door.run(self._write, work, arguments)
+
+    def _write(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+        began = time.perf_counter()
+        with self._connection.cursor() as cursor:
+            cursor.execute("BEGIN TRANSACTION")
+            try:
+                result = work(cursor, *arguments)
+                cursor.execute("COMMIT")
+            except BaseException as error:
+                with suppress(duckdb.Error):  # a commit that failed has ended the transaction itself
+                    cursor.execute("ROLLBACK")
+                if isinstance(error, duckdb.Error) and "No space left" in str(error):
+                    raise Unavailable(f"{self._path}: no space left on the disk", retry_after=5) from error
+                raise
+            finally:
+                self._write_seconds += time.perf_counter() - began
+            return result
+
+    def statistics(self) -> DatabaseStatistics:
+        """Counters for metrics."""
+        size = self._path.stat().st_size if self._path.exists() else 0
+        return DatabaseStatistics(
+            self._reads,
+            self._writes,
+            self._read_seconds,
+            self._write_seconds,
+            size,
+            str(self.set_aside) if self.set_aside else None,
+        )
+
+    def close(self) -> None:
+        """Close the file; DuckDB checkpoints it."""
+        self._connection.close()
+
+
+def _connected(path: Path) -> Connection:
+    connection = duckdb.connect(
+        str(path),
+        config={
+            "threads": len(os.sched_getaffinity(0)),
+            "checkpoint_threshold": "128MB",
+            "preserve_insertion_order": True,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        },
+    )
+    migrate(connection)
+    return connection
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the tables to the newest version; each step is one transaction."""
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    ((found,),) = connection.execute("SELECT max(version) FROM schema_version").fetchall()
+    version = found or 0
+    steps = schema.migrations()
+    if version > len(steps):
+        raise duckdb.Error(f"made by a newer candled (schema {version}, this one knows {len(steps)})")
+    for number, statements in enumerate(steps[version:], start=version + 1):
+        connection.execute("BEGIN TRANSACTION")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("INSERT INTO schema_version VALUES (?)", [number])
+        connection.execute("COMMIT")
