@@ -10,11 +10,6 @@ from storage.records import SCOPES, ApiKey, Scope
 from storage.state import State
 
 LONGEST_NAME = 100
-IMPLIES: dict[Scope, frozenset[Scope]] = {
-    "read": frozenset({"read"}),
-    "ingest": frozenset({"ingest"}),  # a producer's key does not open the charts
-    "admin": frozenset({"admin", "ingest", "read"}),
-}
 
 
 def create(state: State, scope: str, name: str = "") -> str:
@@ -42,11 +37,6 @@ def check(state: State, key: str) -> Scope | None:
     if row is None or not hmac.compare_digest(bytes(row[0]), digest):
         return None
     return next(s for s in SCOPES if s == row[1])
-
-
-def allows(held: Scope | None, wanted: Scope) -> bool:
-    """Whether a key of one scope may do what the other asks for."""
-    return held is not None and wanted in IMPLIES[held]
 
 
 def listed(state: State) -> list[ApiKey]:

@@ -9,18 +9,20 @@ from typing import Any, NamedTuple
 
 from msgspec import NODEFAULT, structs
 
+from storage.calendar import Calendar
 from storage.decimals import DECIMALS, from_text
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.events import PRICE_TYPES
+from storage.names import Reference, contract_key, folded, qualified, words_in
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
 from storage.state import Connection, State
 
 HasEvents = Callable[[int], bool]  # whether the market in this slot has events
-Reference = str | int | tuple[int, str]  # a symbol, a market_id, or a chain and a contract on it
 
 FIXED = ("kind", "price_source", "session", "timezone")  # what the first event settles
 TIERS = ("tier1", "tier2", "tier3", "tier4")
 LONGEST_SYMBOL = 100
+LONGEST_QUERY = 200  # what is typed behind it is not looked at
 MOST_FOUND = 1000  # markets in one answer
 # One or two letters inside a word are below a trigram and cost a scan; it ends here, so that it stays short.
 SCANNED = 50_000
@@ -40,9 +42,7 @@ _KIND = COLUMNS.index("kind")
 _IS_ACTIVE = COLUMNS.index("is_active")
 _PRICE_SOURCE = COLUMNS.index("price_source")
 _DEFAULTS = {f.name: f.default for f in structs.fields(Market) if f.default is not NODEFAULT}
-_WORD = re.compile(r"[^\W_]+")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
-_LONE = re.compile("[\ud800-\udfff]")
 _LAST = "\U0010ffff"  # sorts behind every character a symbol may hold
 
 
@@ -137,7 +137,7 @@ def page(state: State, after: int = 0, limit: int = 100, query: str = "", kind: 
     limit = max(0, min(limit, MOST_FOUND))
     if kind is not None and kind not in KINDS:
         return []
-    parts = [_somewhere(w) if len(w) > 2 else _starting(w) for w in words_in(query)]
+    parts = [_somewhere(w) if len(w) > 2 else _starting(w) for w in words_in(query[:LONGEST_QUERY])]
     if query.strip() and not parts:
         return []
     if kind is not None:
@@ -166,13 +166,14 @@ def search(
     """
     limit = max(0, min(limit, MOST_FOUND))
     kinds = _kinds(kind, type, exchange)
+    query = query[:LONGEST_QUERY]
     key = folded(query)
     with state.reading() as db:
         exact = _found(db, query)
         slots = dict.fromkeys([exact.slot] if exact and exact.is_active and exact.kind in kinds else [])
         _fill(slots, _beginning(db, key, kinds, limit), limit)
-        own, rest = _qualified(key)
-        if own is not None:  # EXCHANGE: typed in front narrows, and is no word of its own
+        own, rest = qualified(key)
+        if own is not None:  # an EXCHANGE: typed in front narrows, and is no word of its own
             kinds = [k for k in kinds if k == own]
             key = rest
             _fill(slots, _beginning(db, key, kinds, limit), limit)
@@ -185,24 +186,6 @@ def search(
             else:
                 _fill(slots, _scanned(db, typed, kinds, limit), limit)
         return _by_slots(db, list(slots))
-
-
-def folded(symbol: str) -> str:
-    """The same text for every spelling of a symbol: any case, either Unicode form, blanks around it."""
-    text = unicodedata.normalize("NFD", _LONE.sub("\ufffd", symbol.strip()))
-    # Upper first: what charts send is upper-cased, and `ı` and `ſ` only meet `i` and `s` there.
-    return unicodedata.normalize("NFC", text.upper().casefold())
-
-
-def contract_key(address: str) -> str:
-    """The same text for every spelling of an address: hexadecimal in any case, other alphabets as they are."""
-    address = address.strip()
-    return address.lower() if address[:2] in ("0x", "0X") else address
-
-
-def words_in(text: str) -> list[str]:
-    """The words of a text, folded, each once."""
-    return list(dict.fromkeys(_WORD.findall(folded(text))))
 
 
 def validated(fields: Mapping[str, object]) -> dict[str, Any]:
@@ -295,8 +278,6 @@ def _created(db: Connection, reference: Reference, kind: Kind) -> Market | None:
 
 
 def _see_calendar(market: Market) -> None:
-    from storage.calendar import Calendar
-
     Calendar.parse(market.session, market.timezone)
 
 
@@ -381,7 +362,7 @@ def _found(db: Connection, reference: Reference) -> Market | None:
         case str(symbol):
             key = folded(symbol)
             market = _where(db, "key = ?", [key])
-            kind, rest = _qualified(key)
+            kind, rest = qualified(key)
             if market is None and kind is not None:
                 market = _where(db, "key = ? AND kind = ?", [rest, kind])
             return market
@@ -392,7 +373,7 @@ def _found(db: Connection, reference: Reference) -> Market | None:
         case (chain, address):
             if not 0 <= chain < 2**63:
                 return None
-            return _where(db, "chain_id = ? AND contract_key = ?", [chain, contract_key(_LONE.sub("\ufffd", address))])
+            return _where(db, "chain_id = ? AND contract_key = ?", [chain, contract_key(address)])
 
 
 def _where(db: Connection, condition: str, values: list[object]) -> Market | None:
@@ -402,15 +383,6 @@ def _where(db: Connection, condition: str, values: list[object]) -> Market | Non
 
 def _by_slots(db: Connection, slots: Sequence[int]) -> list[Market]:
     return [market for slot in slots if (market := _where(db, "slot = ?", [slot]))]
-
-
-def _qualified(key: str) -> tuple[Kind | None, str]:
-    """The kind and the name that a folded `EXCHANGE:NAME` means."""
-    head, colon, rest = key.partition(":")
-    return (_KIND_OF.get(head), rest.strip()) if colon else (None, key)
-
-
-_KIND_OF: dict[str, Kind] = {folded(exchange): kind for kind, exchange in EXCHANGES.items()}
 
 
 def _kinds(kind: str | None, type: str | None, exchange: str | None) -> list[Kind]:

@@ -11,6 +11,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 KIND_CODE: dict[str, int] = {kind: code for code, kind in enumerate(KINDS)}
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
+# What a key of each scope may do; a producer's key does not open the charts.
+GRANTS: dict[Scope, frozenset[Scope]] = {
+    "read": frozenset({"read"}),
+    "ingest": frozenset({"ingest"}),
+    "admin": frozenset({"admin", "ingest", "read"}),
+}
+
 # What charts show as the exchange, and what stands before the colon in `EXCHANGE:NAME`.
 EXCHANGES: dict[Kind, str] = {"perp": "VAMM", "spot": "SPOT", "card": "CARDS", "index": "INDEX"}
 # What charts file a market under.
