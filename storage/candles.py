@@ -80,6 +80,15 @@ def at(db: Connection, kind: str, rung: int, market: int, times: list[int]) -> P
     return _rows(db, kind, rung, "market = ? AND t IN (SELECT unnest(?))", [market, times])
 
 
+def changed(db: Connection, kind: str, rung: int, market: int, since: int, limit: int) -> list[int]:
+    """The buckets of one market that changed after this seq, at most `limit` of them, the newest first."""
+    both = _both(kind, rung, "t", "market = ? AND rev > ?")
+    rows = db.execute(
+        f"SELECT DISTINCT t FROM ({both}) ORDER BY t DESC LIMIT ?", [market, since, market, since, limit]
+    ).fetchall()
+    return [t for (t,) in rows]
+
+
 def _both(kind: str, rung: int, columns: str, where: str) -> str:
     tables = (schema.candle_table(kind, rung), schema.recent_table(kind, rung))
     return " UNION ALL ".join(f"SELECT {columns} FROM {table} WHERE {where}" for table in tables)
@@ -174,20 +183,8 @@ def compact(db: Connection, kind: str, rung: int, span: int) -> int:
         merged = schema.merge_sql(kind, relation)
         db.execute(f"CREATE OR REPLACE TEMP TABLE compacted AS SELECT {names} FROM ({merged})")
         db.execute(f"DELETE FROM {base} WHERE t >= {low} AND t < {high}")
-        # A whole row has nothing older left to replace here; one that says nothing is a bar that is gone.
-        db.execute(
-            f"INSERT INTO {base} SELECT * REPLACE (false AS whole) FROM compacted "
-            f"WHERE NOT (whole AND trades_count = 0 AND open IS NULL AND {_silent(kind)})"
-        )
+        # An empty whole row stays as the mark of a bar that is gone: whoever comes back asks for it by its rev.
+        db.execute(f"INSERT INTO {base} SELECT * REPLACE (false AS whole) FROM compacted")
         db.execute("DROP TABLE compacted")
     db.execute(f"DELETE FROM {recent}")
     return moved
-
-
-def _silent(kind: str) -> str:
-    """SQL: none of the measures says anything."""
-    tests = [
-        f"({m.name} IS NULL OR {m.name} = 0)" if m.rule.value in ("sum", "count") else f"{m.name} IS NULL"
-        for m in MEASURES[kind]
-    ]
-    return " AND ".join(tests)

@@ -22,8 +22,16 @@ class Answer(Struct, frozen=True, array_like=True):
     body: bytes
 
 
+class Dead(Struct, frozen=True, array_like=True):
+    """An earlier event that no longer counts: it was taken back, or a newer word replaced it."""
+
+    pos: int
+    market: int
+    ts: int  # µs
+
+
 class _Head(Struct, frozen=True, array_like=True):
-    dead: list[int]
+    dead: list[Dead]
     forgotten: list[int]
     answers: list[Answer]
 
@@ -34,7 +42,7 @@ class Commit:
 
     seq: int
     events: Events  # each with its place `pos`
-    dead: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # places of earlier events that no longer count
+    dead: Sequence[Dead] = ()
     forgotten: Array = field(default_factory=lambda: np.zeros(0, np.uint64))  # identities that no event has any more
     answers: Sequence[Answer] = ()
 
@@ -46,7 +54,7 @@ def places(seq: int, n: int) -> Array:
 
 def encode(commit: Commit) -> list[bytes | memoryview]:
     """The parts of the journal record; the places follow from the seq and are not written."""
-    head = msgspec.msgpack.encode(_Head(commit.dead.tolist(), commit.forgotten.tolist(), list(commit.answers)))
+    head = msgspec.msgpack.encode(_Head(list(commit.dead), commit.forgotten.tolist(), list(commit.answers)))
     sink = pa.BufferOutputStream()
     batch = to_record_batch(commit.events.without("pos"))
     with pa.ipc.new_stream(sink, batch.schema) as writer:
@@ -64,7 +72,7 @@ def decode(seq: int, record: bytes | memoryview) -> Commit:
     return Commit(
         seq,
         events.with_columns(pos=places(seq, events.n)),
-        np.array(head.dead, np.int64),
+        head.dead,
         np.array(head.forgotten, np.uint64),
         head.answers,
     )

@@ -78,7 +78,7 @@ class Partials:
     def __contains__(self, name: str) -> bool:
         return name in self.columns
 
-    def take(self, rows: Array) -> "Partials":
+    def take(self, rows: Array | slice) -> "Partials":
         """These rows, in this order; a slice, a mask or row numbers."""
         columns = {name: column[rows] for name, column in self.columns.items()}
         return Partials(self.kind, len(columns["t"]), columns)

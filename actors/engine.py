@@ -1,0 +1,294 @@
+"""Markets by id: opened by their first slice or reader, retired when idle, closed together."""
+
+import logging
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+import trio
+from msgspec import Struct
+from trio import TASK_STATUS_IGNORED, TaskStatus
+
+from actors import candle
+from actors.hub import Subscription, Topic
+from actors.market import MarketActor, Slice, Tick, Window
+from actors.rounds import Round, made
+from actors.vamm import SECOND
+from actors.writer import Writer
+from storage.calendar import Calendar, Resolution
+from storage.commits import Commit
+from storage.events import Array
+from storage.records import Market
+from storage.store import History
+
+log = logging.getLogger(__name__)
+
+SHARE = 4.0  # a round may cost one part in five of the loop's time
+LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
+MOST_EVENTS = 400_000  # in one round
+IDLE = 300.0  # seconds until a market that nobody asks for retires
+BEAT = 0.25  # seconds between looks at the clock
+
+
+class Names(Protocol):
+    """What the engine reads of the registry."""
+
+    kinds: Array
+    sources: Array
+
+    def market(self, slot: int) -> Market: ...
+    def calendar(self, slot: int) -> Calendar: ...
+    async def load_slots(self, slots: Sequence[int]) -> None: ...
+    async def named(self, symbol: str) -> Market: ...
+
+
+class EngineStatistics(Struct, frozen=True):
+    """What the engine has done since the start."""
+
+    active: int  # markets with a task
+    rounds: int
+    events: int
+    slices: int
+    opened: int
+    retired: int
+    seq: int  # the newest batch that was folded
+    committed: int
+    round_seconds: float
+
+
+class Engine:
+    """Folds what was committed, hands each market its slice, and finds markets for whoever asks."""
+
+    def __init__(
+        self,
+        names: Names,
+        store: History,
+        writer: Writer,
+        epoch: str,
+        *,
+        seq: int,
+        lived: Array,
+        now: Callable[[], float],
+        idle: float = IDLE,
+    ) -> None:
+        """`lived`: the slots of the markets of which the store holds something."""
+        self._names, self._store, self._writer = names, store, writer
+        self._epoch = epoch
+        self._now, self._idle = now, idle
+        self._seq = self._committed = seq
+        self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
+        self._lived[lived] = True
+        self._actors: dict[int, MarketActor] = {}
+        self._pending: list[Commit] = []
+        self._wake = trio.Event()
+        self._hurry = trio.Event()
+        self._settled = trio.Event()
+        self._closing = False
+        self._nursery: trio.Nursery | None = None
+        self._rounds = self._events = self._slices = self._opened = self._retired = 0
+        self._round_seconds = 0.0
+
+    # --- from outside, on the loop
+
+    @property
+    def epoch(self) -> str:
+        """Changes when positions of the past mean nothing any more."""
+        return self._epoch
+
+    def committed(self) -> int:
+        """The newest committed seq."""
+        return self._committed
+
+    def apply(self, commits: Sequence[Commit]) -> None:
+        """Take batches that are in the journal, in order."""
+        self._pending += commits
+        self._committed = commits[-1].seq
+        self._wake.set()
+
+    async def market(self, symbol: str) -> Market:
+        """The market of this name; raises UnknownMarket."""
+        return await self._names.named(symbol)
+
+    def has_events(self, slot: int) -> bool:
+        """Whether a market has ever had an event."""
+        return slot < len(self._lived) and bool(self._lived[slot])
+
+    async def window(
+        self, market: Market, resolution: Resolution, start: int, end: int, count: int | None = None
+    ) -> Window:
+        """Bars of a market; sees everything that was committed before the call. See `MarketActor.window`."""
+        await self._caught_up()
+        actor = self._actor(market)
+        return await actor.ask(lambda: actor.window(resolution, start, end, count))
+
+    async def subscribe(
+        self, market: Market, resolution: Resolution, subscription: Subscription, *, bars: int, since: int | None
+    ) -> Topic:
+        """Join a stream of bars."""
+        await self._caught_up()
+        actor = self._actor(market)
+        return await actor.ask(lambda: actor.subscribe(resolution, subscription, bars, since))
+
+    async def resnapshot(self, topic: Topic, subscription: Subscription, *, bars: int) -> None:
+        """Begin a stream again with a snapshot of the present."""
+        actor = self._actor(await self.market(topic.symbol))
+        await actor.ask(lambda: actor.resnapshot(topic, subscription, bars))
+
+    def unsubscribe(self, topic: Topic, subscription: Subscription) -> None:
+        """Leave a stream."""
+        for actor in self._actors.values():
+            if actor.record.market_symbol == topic.symbol:
+                actor.unsubscribe(topic, subscription)
+                return
+
+    def close(self) -> None:
+        """Take in what was committed, close the markets, and let `run` return."""
+        self._closing = True
+        self._wake.set()
+        self._hurry.set()
+
+    def statistics(self) -> EngineStatistics:
+        """Counters for metrics and health."""
+        return EngineStatistics(
+            len(self._actors),
+            self._rounds,
+            self._events,
+            self._slices,
+            self._opened,
+            self._retired,
+            self._seq,
+            self._committed,
+            self._round_seconds,
+        )
+
+    def nbytes(self) -> int:
+        """Memory of all rings."""
+        return sum(actor.nbytes() for actor in self._actors.values())
+
+    # --- the task
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Fold and hand out until closed."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            async with trio.open_nursery() as beats:
+                beats.start_soon(self._beat)
+                task_status.started()
+                while not (self._closing and not self._pending):
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+                    if self._pending:
+                        await self._round()
+                beats.cancel_scope.cancel()
+            for actor in self._actors.values():
+                actor.close()
+
+    async def _round(self) -> None:
+        began = perf_counter()
+        commits: list[Commit] = []
+        count = 0
+        for commit in self._pending:
+            if commits and count + commit.events.n > MOST_EVENTS:
+                break
+            commits.append(commit)
+            count += commit.events.n
+        del self._pending[: len(commits)]
+        if self._pending:
+            self._wake.set()
+        slots = {event.market for commit in commits for event in commit.dead}
+        for commit in commits:
+            slots.update(np.unique(commit.events.integers("market")).tolist())
+        await self._names.load_slots([slot for slot in slots if slot not in self._actors])
+        round_ = made(commits, self._names.kinds, self._names.sources)
+        self._rounds += 1
+        self._events += count
+        self._hand_out(round_)
+        self._seq = round_.last
+        round_.cost += perf_counter() - began
+        settled, self._settled = self._settled, trio.Event()
+        settled.set()
+        # The actors take their slices in while this task waits; what is committed meanwhile goes into the next round.
+        await trio.lowlevel.checkpoint()
+        self._round_seconds += round_.cost
+        if not self._closing:
+            with trio.move_on_after(min(SHARE * round_.cost, LONGEST)):
+                await self._hurry.wait()
+        if self._hurry.is_set() and not self._closing:
+            self._hurry = trio.Event()
+
+    def _hand_out(self, round_: Round) -> None:
+        touched: dict[int, list[int]] = {}
+        for event in round_.dead:
+            touched.setdefault(event.market, []).append(event.ts // SECOND)
+        pieces: list[tuple[int, Slice]] = []
+        for table in round_.tables.values():
+            markets = table["market"]
+            starts = np.flatnonzero(np.append(True, markets[1:] != markets[:-1]))
+            ends = [*starts[1:].tolist(), table.n]
+            rows = candle.rows(table)
+            for slot, start, end in zip(markets[starts].tolist(), starts.tolist(), ends, strict=True):
+                piece = Slice(round_, list(rows[start:end]), int(rows[end - 1][0]), touched.pop(slot, []))
+                pieces.append((slot, piece))
+        for slot, seconds in touched.items():
+            pieces.append((slot, Slice(round_, [], max(seconds), seconds)))
+        round_.waiting = len(pieces)
+        self._slices += len(pieces)
+        # The writer knows the round before any actor does, so that an actor may wait for it to be flushed.
+        self._writer.hold(round_)
+        for slot, piece in pieces:
+            self._open(slot).tell(piece)
+            if slot >= len(self._lived):
+                self._lived = np.concatenate([self._lived, np.zeros(slot + 1024, np.bool_)])
+            self._lived[slot] = True
+
+    async def _caught_up(self) -> None:
+        wanted = self._committed
+        while self._seq < wanted:
+            self._hurry.set()
+            await self._settled.wait()
+
+    def _actor(self, market: Market) -> MarketActor:
+        actor = self._actors.get(market.slot)
+        return actor if actor is not None else self._opened_for(market)
+
+    def _open(self, slot: int) -> MarketActor:
+        actor = self._actors.get(slot)
+        return actor if actor is not None else self._opened_for(self._names.market(slot))
+
+    def _opened_for(self, market: Market) -> MarketActor:
+        assert self._nursery is not None
+        actor = self._actors[market.slot] = MarketActor(
+            market,
+            self._names.calendar(market.slot),
+            self._store,
+            self._epoch,
+            seq=self._seq,
+            fresh=not self.has_events(market.slot),
+            applied=lambda: self._writer.applied,
+            flushed=self._writer.flushed,
+            now=self._now,
+        )
+        self._opened += 1
+        self._nursery.start_soon(actor.run)
+        return actor
+
+    async def _beat(self) -> None:
+        """Look at the clock: bars end without events, and markets fall idle."""
+        looked = self._now()
+        while True:
+            await trio.sleep(BEAT)
+            for actor in self._actors.values():
+                if actor.watched:
+                    actor.tell(Tick())
+            if self._now() - looked >= min(self._idle, 10.0):
+                looked = self._now()
+                self._retire(looked)
+
+    def _retire(self, now: float) -> None:
+        for slot, actor in list(self._actors.items()):
+            idle = now - actor.idle_since >= self._idle
+            if idle and not actor.watched and not actor.busy and actor.seq <= self._writer.applied:
+                del self._actors[slot]
+                actor.close()
+                self._retired += 1

@@ -1,0 +1,519 @@
+"""One market, one task: rings of recent bars, and the streams of whoever watches. Nothing outside touches them."""
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+import trio
+from msgspec import Struct
+
+from actors import candle, fold
+from actors.candle import LAYOUTS, Row
+from actors.hub import Bar, Gone, Start, Subscription, Topic
+from actors.ring import ALWAYS, Ring, View, grouped, view
+from actors.rounds import Round
+from storage import decimals
+from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
+from storage.events import Array
+from storage.measures import wired
+from storage.partials import NEVER, Partials
+from storage.partials import concat as together
+from storage.records import Market
+from storage.schema import RUNGS
+from storage.store import History
+
+T = TypeVar("T")
+FAR = 2**61  # later than any bar
+DAY = 86400
+GRACE = 2.0  # seconds a bar stays open for stragglers
+REPLAY = 5000  # changed bars that a resumed stream is sent; beyond, a snapshot
+MOST = 5000  # bars in one answer
+
+
+@dataclass(slots=True)
+class Slice:
+    """What one round holds for one market."""
+
+    round: Round
+    rows: list[Row]  # one-second partials
+    newest: int  # the newest event's second
+    touched: list[int] = field(default_factory=list)  # seconds of events that were taken back
+
+
+class Ask(Struct):
+    """A question: `work` runs inside the actor, and whoever asked gets what it returns or raises."""
+
+    work: Callable[[], Awaitable[Any]]
+    reply: trio.MemorySendChannel[Any]
+
+
+class Tick(Struct, frozen=True):
+    """Time has passed: close what is over."""
+
+
+class Window(Struct, frozen=True):
+    """Bars of one market at one resolution, at one cursor; columns of equal length."""
+
+    time: list[int]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: list[float]
+    trades: list[int]
+    seq: int  # the market's position
+    rev: int  # the newest change among these bars
+    open_bar: bool  # the last bar may still change in the normal course of things
+    previous: int | None  # where `time` is empty: the newest bar before what was asked
+
+
+class _Feed:
+    """A resolution that somebody watches."""
+
+    def __init__(self, topic: Topic, resolution: Resolution) -> None:
+        self.topic = topic
+        self.resolution = resolution
+        self.rung = rung(resolution)
+        self.direct = resolution.seconds == self.rung
+        self.open: set[int] = set()  # bars last shown as not closed
+
+
+class MarketActor:
+    """Takes slices in the order of their seqs, and answers questions about everything told before."""
+
+    def __init__(
+        self,
+        record: Market,
+        calendar: Calendar,
+        store: History,
+        epoch: str,
+        *,
+        seq: int,
+        fresh: bool,
+        applied: Callable[[], int],
+        flushed: Callable[[int], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq."""
+        self.record = record
+        self.kind = record.kind
+        self._layout = LAYOUTS[record.kind]
+        self._calendar = calendar
+        self._store = store
+        self._epoch = epoch
+        self._applied, self._flushed, self._now = applied, flushed, now
+        self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
+        self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
+        self._unflushed: deque[tuple[int, Row]] = deque()
+        self._outside = dict.fromkeys(RUNGS, seq)  # newest seq that may have changed what is not in the ring
+        self._feeds: dict[Resolution, _Feed] = {}
+        self.seq = seq  # the newest slice taken in
+        self._newest = -FAR  # second of the newest event seen
+        self._day = (0, 0, 0)  # label of the day in use, and the seconds it spans
+        self.idle_since = now()
+
+    # --- from outside
+
+    def tell(self, message: Slice | Tick) -> None:
+        """Leave a message; never waits. The number of unflushed rounds bounds how many there can be."""
+        self._mailbox.send_nowait(message)
+
+    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run `work`, a method of this actor, after everything told before."""
+        reply, answer = trio.open_memory_channel[Any](1)
+        self._mailbox.send_nowait(Ask(work, reply))
+        found = await answer.receive()
+        if isinstance(found, BaseException):
+            raise found
+        result: T = found
+        return result
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody is subscribed."""
+        return bool(self._feeds)
+
+    @property
+    def busy(self) -> bool:
+        """Whether messages wait."""
+        return self._mailbox.statistics().current_buffer_used > 0
+
+    def close(self) -> None:
+        """Accept nothing more; `run` finishes what is queued, then returns."""
+        self._mailbox.close()
+
+    def nbytes(self) -> int:
+        """Memory of the rings' columns."""
+        return sum(ring.nbytes() for ring in self._rings.values())
+
+    async def run(self) -> None:
+        """Live until closed."""
+        async with self._inbox:
+            async for message in self._inbox:
+                match message:
+                    case Slice():
+                        await self._take(message)
+                    case Ask(work, reply):
+                        try:
+                            found: Any = await work()
+                        except Exception as error:
+                            found = error
+                        reply.send_nowait(found)
+                    case Tick():
+                        await self._close_bars()
+
+    # --- slices
+
+    async def _take(self, piece: Slice) -> None:
+        began = perf_counter()
+        seq = piece.round.last
+        self.idle_since = self._now()
+        self._trim()
+        self._unflushed.extend((seq, row) for row in piece.rows)
+        self._newest = max(self._newest, piece.newest)
+        self.seq = seq
+        changed = {stored: self._add(ring, piece.rows) for stored, ring in self._rings.items()}
+        missing = [
+            (ring, times) for ring, (_, times) in zip(self._rings.values(), changed.values(), strict=True) if times
+        ]
+        for ring, times in missing:
+            await self._bring(ring, times)
+        for stored in RUNGS:
+            if stored not in self._rings:
+                self._outside[stored] = seq
+        piece.round.cost += perf_counter() - began
+        piece.round.waiting -= 1
+        if piece.touched:
+            # The store folds the touched buckets again from the ledger; from here on this round may be flushed.
+            await self._flushed(seq)
+            for ring in self._rings.values():
+                times = sorted({self._start(ring.rung, second) for second in piece.touched})
+                await self._bring(ring, times)
+                changed[ring.rung][0].update(times)
+                self._outside[ring.rung] = seq
+        if self._feeds:
+            await self._publish(seq, {stored: times for stored, (times, _) in changed.items()}, piece.touched)
+
+    def _add(self, ring: Ring, rows: Sequence[Row]) -> tuple[set[int], list[int]]:
+        """(bars that changed, those of them whose state must be brought)."""
+        changed: set[int] = set()
+        missing: set[int] = set()
+        for row in rows:
+            t = self._start(ring.rung, row[0])
+            changed.add(t)
+            if t < ring.floor:
+                self._outside[ring.rung] = max(self._outside[ring.rung], row[1])
+            elif t in missing or not ring.add(row, t):
+                missing.add(t)
+        return changed, sorted(missing)
+
+    def _start(self, stored: int, second: int) -> int:
+        if stored == 1:
+            return second
+        if stored < DAY:
+            return second - second % stored
+        label, low, high = self._day
+        if not low <= second < high:
+            label = int(self._calendar.day(np.array([second * MICROS]))[0])
+            low, high = (instant // MICROS for instant in self._calendar.span(ONE_DAY, label))
+            self._day = (label, low, high)
+        return label
+
+    def _trim(self) -> None:
+        applied, unflushed = self._applied(), self._unflushed
+        while unflushed and unflushed[0][0] <= applied:
+            unflushed.popleft()
+
+    async def _bring(self, ring: Ring, times: list[int]) -> None:
+        """Put the present states of these bars into the ring."""
+        times = [t for t in times if t >= ring.floor]
+        if not times:
+            return
+        rows, applied = await self._store.at(self.kind, ring.rung, self.record.slot, times)
+        wanted = set(times)
+        late = self._late(ring.rung, applied)
+        late = late.take(np.array([t in wanted for t in late["t"].tolist()], np.bool_))
+        for row in candle.rows(fold.merged(together([rows, late]))):
+            ring.put(candle.started(self._layout, row, row[0]))
+
+    def _late(self, stored: int, applied: int) -> Partials:
+        """What has come since the store's snapshot, in buckets of a stored resolution."""
+        states = [row for seq, row in self._unflushed if seq > applied]
+        late = candle.table(self.kind, self.record.slot, states)
+        return late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
+
+    # --- reading
+
+    async def _ring(self, stored: int) -> Ring:
+        """The ring of a stored resolution, filled from the store if it was not in memory."""
+        ring = self._rings.get(stored)
+        if ring is None:
+            ring = Ring(self.kind, stored)
+            rows, applied = await self._store.newest(self.kind, stored, self.record.slot, FAR, ring.size)
+            labels = len(np.unique(rows["t"]))
+            floor = ALWAYS if labels < ring.size else int(rows["t"].min())
+            both = fold.merged(together([rows, self._late(stored, applied)]))
+            both = both.take(both["t"] >= floor)
+            ring.fill(both, floor)
+            self._rings[stored] = ring
+            if both.n:
+                self._newest = max(self._newest, int(both["t"].max()))
+        return ring
+
+    async def _view(self, stored: int, start: int, end: int) -> View:
+        """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
+        ring = await self._ring(stored)
+        if start >= ring.floor:
+            return ring.view(start, end)
+        old, applied = await self._store.between(self.kind, stored, self.record.slot, start, min(end, ring.floor))
+        late = self._late(stored, applied)
+        late = late.take((late["t"] >= start) & (late["t"] < min(end, ring.floor)))
+        below = view(fold.merged(together([old, late])))
+        if end <= ring.floor:
+            return below
+        above = ring.view(ring.floor, end)
+        columns = {name: np.concatenate([below[name], above[name]]) for name in above.columns}
+        return View(self.kind, below.n + above.n, columns)
+
+    async def _newest_view(self, stored: int, before: int, count: int) -> View:
+        """At least the `count` newest shown bars with t < before, or all there are; complete from its first on."""
+        ring = await self._ring(stored)
+        recent = ring.view(ring.floor, before).visible()
+        if recent.n >= count or ring.floor == ALWAYS:
+            return recent
+        wanted = count - recent.n
+        while True:
+            edge = min(before, ring.floor)
+            old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, wanted)
+            late = self._late(stored, applied)
+            labels = len(np.unique(old["t"]))
+            first = int(old["t"].min()) if labels >= wanted else ALWAYS
+            late = late.take((late["t"] >= first) & (late["t"] < edge))
+            below = view(fold.merged(together([old, late]))).visible()
+            if below.n + recent.n >= count or first == ALWAYS:
+                columns = {name: np.concatenate([below[name], recent[name]]) for name in recent.columns}
+                return View(self.kind, below.n + recent.n, columns)
+            wanted *= 2  # buckets without a price were among them
+
+    async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
+        """The shown bars of any resolution with start ≤ t < end."""
+        stored = rung(resolution)
+        if resolution.seconds == stored:
+            return (await self._view(stored, start, end)).visible()
+        low = await self._beginning(stored) if start <= -FAR else start
+        if low >= end:
+            return (await self._view(stored, 0, 0)).visible()
+        first = int(self._calendar.bucket(resolution, np.array([low]))[0])
+        last = int(self._calendar.bucket(resolution, np.array([min(end, _LATEST) - 1]))[0])
+        stop = int(self._calendar.next(resolution, np.array([last]))[0])
+        finer = await self._view(stored, first, max(stop, end) if end > _LATEST else stop)
+        if not finer.n:
+            return finer
+        bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
+        return bars.take((bars["t"] >= start) & (bars["t"] < end)).visible()
+
+    async def _beginning(self, stored: int) -> int:
+        ring = await self._ring(stored)
+        times = ring.times()
+        first = int(times[0]) if len(times) else FAR
+        if ring.floor == ALWAYS:
+            return first
+        old, applied = await self._store.between(self.kind, DAY, self.record.slot, -FAR, FAR)
+        late = self._late(DAY, applied)
+        times = np.concatenate([old["t"], late["t"]])
+        return min(first, int(times.min()) - DAY) if len(times) else first
+
+    async def _newest_bars(self, resolution: Resolution, before: int, count: int) -> View:
+        """The `count` newest shown bars with t < before, or all there are."""
+        stored = rung(resolution)
+        if resolution.seconds == stored:
+            bars = await self._newest_view(stored, before, count)
+            return bars.take(slice(max(0, bars.n - count), None))
+        reach = max(2, math.ceil(resolution.seconds / stored))
+        wanted = count * reach
+        while True:
+            # Every finer bar of the last bucket belongs to it, also those at or after `before`.
+            edge = before
+            if before < _LATEST:
+                last = self._calendar.bucket(resolution, np.array([before - 1]))
+                edge = int(self._calendar.next(resolution, last)[0])
+            finer = await self._newest_view(stored, edge, wanted)
+            if not finer.n:
+                return finer
+            bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
+            bars = bars.take(bars["t"] < before)
+            # The oldest may be cut: it counts only when there is nothing before it.
+            complete = bars.n if finer.n < wanted else bars.n - 1
+            if complete >= count or finer.n < wanted:
+                return bars.take(slice(max(0, bars.n - count), None))
+            wanted *= 2
+
+    async def window(
+        self, resolution: Resolution, start: int, end: int, count: int | None = None, most: int = MOST
+    ) -> Window:
+        """The bars with start ≤ t < end, the newest `most` of them; with `count`, the `count` newest before `end`,
+        reaching back before `start`. Monthly windows of count + 1 bars are given whole."""
+        if count is None:
+            bars = await self._bars(resolution, start, end) if start < end else (await self._bars(resolution, 0, 0))
+        else:
+            bars = await self._newest_bars(resolution, end, min(count, most))
+            if resolution.unit == "M" and start < end:
+                whole = await self._bars(resolution, start, end)
+                if whole.n == count + 1:
+                    bars = whole
+        bars = bars.take(slice(max(0, bars.n - most), None))
+        previous = None
+        if not bars.n and count is None:
+            older = await self._newest_bars(resolution, min(start, end), 1)
+            previous = int(older["t"][-1]) if older.n else None
+        open_bar = bool(bars.n) and not self._closed(resolution, int(bars["t"][-1]))
+        return Window(
+            bars["t"].tolist(),
+            bars["open"].tolist(),
+            bars["high"].tolist(),
+            bars["low"].tolist(),
+            bars["close"].tolist(),
+            _volumes(bars).tolist(),
+            bars["trades_count"].tolist(),
+            self.seq,
+            int(bars["rev"].max()) if bars.n else 0,
+            open_bar,
+            previous,
+        )
+
+    # --- watching
+
+    async def subscribe(
+        self, resolution: Resolution, subscription: Subscription, bars: int, since: int | None
+    ) -> Topic:
+        """Join the stream of a resolution."""
+        feed = self._feeds.get(resolution)
+        if feed is None:
+            await self._ring(rung(resolution))
+            topic = Topic(self.record.market_symbol, resolution.name, self._epoch, self.seq)
+            feed = self._feeds[resolution] = _Feed(topic, resolution)
+        start = await self._opening(feed, bars, since)
+        subscription.begin(start)
+        feed.topic.subscriptions.add(subscription)
+        return feed.topic
+
+    async def resnapshot(self, topic: Topic, subscription: Subscription, bars: int) -> None:
+        """Begin again with the present."""
+        feed = next((feed for feed in self._feeds.values() if feed.topic is topic), None)
+        if feed is not None:
+            subscription.begin(await self._opening(feed, bars, None))
+
+    def unsubscribe(self, topic: Topic, subscription: Subscription) -> None:
+        """Leave; a stream nobody watches ends."""
+        topic.subscriptions.discard(subscription)
+        if not topic.subscriptions:
+            self._feeds = {resolution: feed for resolution, feed in self._feeds.items() if feed.topic is not topic}
+
+    async def _opening(self, feed: _Feed, count: int, since: int | None) -> Start:
+        if since is not None:
+            found = await self._since(feed, since)
+            if found is not None:
+                return found
+        bars = self._shown(feed, await self._newest_bars(feed.resolution, FAR, max(count, 1)))
+        newest = bars[-1].time if bars else None
+        return Start(feed.topic.seq, False, bars[len(bars) - count :] if count else [], [], newest)
+
+    async def _since(self, feed: _Feed, since: int) -> Start | None:
+        """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
+        ring = await self._ring(feed.rung)
+        if since >= self._outside[feed.rung]:
+            times = ring.changed(since)
+        else:
+            times, applied = await self._store.changed(self.kind, feed.rung, self.record.slot, since, REPLAY + 1)
+            late = [self._start(feed.rung, row[0]) for seq, row in self._unflushed if seq > max(since, applied)]
+            times = sorted({*times, *late, *ring.changed(since)})
+        if len(times) > REPLAY:
+            return None
+        known = ring.newest_born_by(since)
+        if known is None and ring.floor != ALWAYS:
+            return None
+        if known is not None:
+            times = sorted({*times, known})
+        labels = np.unique(self._labels(feed, times))
+        shown = [bar for label in labels.tolist() for bar in await self._one(feed, label)]
+        there = {bar.time for bar in shown}
+        gone = [Gone(label, self.seq) for label in labels.tolist() if label not in there]
+        return Start(feed.topic.seq, True, shown, gone, shown[-1].time if shown else None)
+
+    def _labels(self, feed: _Feed, times: Sequence[int]) -> Array:
+        labels = np.array(sorted(times), np.int64)
+        return labels if feed.direct else self._calendar.bucket(feed.resolution, labels)
+
+    async def _one(self, feed: _Feed, label: int) -> list[Bar]:
+        """The bar at this label, or none."""
+        if feed.direct:
+            state = self._rings[feed.rung].state(label)
+            if state is not None:
+                bar = candle.shown(self._layout, state, self._mark(feed, label))
+                return [bar] if bar else []
+        stop = label + 1 if feed.direct else int(self._calendar.next(feed.resolution, np.array([label]))[0])
+        bars = await self._bars(feed.resolution, label, stop)
+        return self._shown(feed, bars.take(bars["t"] == label))
+
+    def _shown(self, feed: _Feed, bars: View) -> list[Bar]:
+        times = bars["t"].tolist()
+        closed = [self._mark(feed, t) for t in times]
+        columns = [bars[name].tolist() for name in ("open", "high", "low", "close")]
+        rest = [
+            _volumes(bars).tolist(),
+            bars["trades_count"].tolist(),
+            closed,
+            bars["rev"].tolist(),
+            bars["born"].tolist(),
+        ]
+        return [Bar(*row) for row in zip(times, *columns, *rest, strict=True)]
+
+    def _mark(self, feed: _Feed, t: int) -> bool:
+        """Whether the bar is closed; one that is not is watched until it is."""
+        closed = self._closed(feed.resolution, t)
+        if not closed:
+            feed.open.add(t)
+        else:
+            feed.open.discard(t)
+        return closed
+
+    def _closed(self, resolution: Resolution, t: int) -> bool:
+        watermark = max(self._newest, self._now()) - GRACE
+        return self._calendar.end_instant(resolution, t) <= watermark
+
+    async def _publish(self, seq: int, changed: dict[int, set[int]], touched: Sequence[int]) -> None:
+        for feed in list(self._feeds.values()):
+            times = changed.get(feed.rung)
+            if not times or not feed.topic.subscriptions:
+                continue
+            lost = self._labels(feed, [self._start(feed.rung, second) for second in touched]).tolist()
+            bars: list[Bar] = []
+            gone: list[int] = []
+            for label in np.unique(self._labels(feed, list(times))).tolist():
+                found = await self._one(feed, label)
+                bars += found
+                if not found and label in lost:
+                    gone.append(label)
+                    feed.open.discard(label)
+            feed.topic.publish(seq, bars, gone)
+
+    async def _close_bars(self) -> None:
+        for feed in list(self._feeds.values()):
+            over = sorted(t for t in feed.open if self._closed(feed.resolution, t))
+            bars = [bar for t in over for bar in await self._one(feed, t)]
+            feed.open.difference_update(over)
+            feed.topic.close(bars)
+
+
+_LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go
+
+
+def _volumes(bars: View) -> Array:
+    return wired(decimals.floats(bars["volume"]))
+
+
+assert NEVER > FAR

@@ -1,0 +1,178 @@
+"""The only task that writes to the store: one transaction per flush. It also holds what is not yet in there."""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+from msgspec import Struct
+from trio import TASK_STATUS_IGNORED, TaskStatus
+
+from actors.rounds import Round
+from storage.errors import Unavailable
+from storage.flush import Flush
+from storage.schema import RUNGS
+
+log = logging.getLogger(__name__)
+
+Commit = Callable[[Flush], Awaitable[None]]
+Sum = Callable[[list[Round]], Awaitable[Flush]]
+Compact = Callable[[str, int, int, int], Awaitable[int]]
+
+# Within each such span (seconds) the stored bars of a rung lie in (market, t) order.
+SPANS = {1: 3600, 60: 86400, 300: 7 * 86400, 900: 7 * 86400, 3600: 92 * 86400, 86400: 36525 * 86400}
+
+
+class WriterStatistics(Struct, frozen=True):
+    """What was flushed, and what waits."""
+
+    applied: int
+    flushes: int
+    events: int
+    seconds: float
+    longest: float
+    waiting_rounds: int
+    waiting_events: int
+    last: float  # when the last flush ended, Unix seconds; 0: never
+    failing: str  # why the last flush did not succeed; empty when it did
+
+
+class Writer:
+    """Flushes every `seconds`, or when `events` wait, or when somebody needs it."""
+
+    def __init__(
+        self,
+        commit: Commit,
+        sum_up: Sum,
+        compact: Compact,
+        *,
+        applied: int,
+        now: Callable[[], float],
+        kinds: tuple[str, ...],
+        seconds: float = 2.0,
+        events: int = 1_000_000,
+        recent_rows: int = 200_000,
+    ) -> None:
+        """`sum_up` turns rounds into a flush on a worker thread; `recent_rows` bounds the unordered stretch on disk."""
+        self._commit, self._sum_up, self._compact = commit, sum_up, compact
+        self._now, self._kinds = now, kinds
+        self._seconds, self._events, self._recent_rows = seconds, events, recent_rows
+        self.applied = applied
+        self._rounds: deque[Round] = deque()
+        self._waiting = 0
+        self._wanted = applied
+        self._wake = trio.Event()
+        self._done = trio.Event()
+        self._closing = False
+        self._flushes = self._flushed_events = 0
+        self._spent = self._longest = self._last = 0.0
+        self._failing = ""
+
+    # --- from outside, on the loop
+
+    def hold(self, round_: Round) -> None:
+        """Take a round that was handed to its actors; it is flushed once all of them took it in."""
+        self._rounds.append(round_)
+        self._waiting += round_.events.n
+        if self._waiting >= self._events:
+            self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Events that are in the journal but not yet in the store."""
+        return self._waiting
+
+    @property
+    def rounds(self) -> deque[Round]:
+        """What is not yet in the store, oldest first."""
+        return self._rounds
+
+    async def flushed(self, seq: int) -> None:
+        """Return once the store reaches this seq."""
+        while self.applied < seq:
+            self._wanted = max(self._wanted, seq)
+            self._wake.set()
+            await self._done.wait()
+
+    def close(self) -> None:
+        """Flush what is there, then let `run` return."""
+        self._closing = True
+        self._wake.set()
+
+    def statistics(self) -> WriterStatistics:
+        """Counters for metrics and health."""
+        return WriterStatistics(
+            self.applied,
+            self._flushes,
+            self._flushed_events,
+            self._spent,
+            self._longest,
+            len(self._rounds),
+            self._waiting,
+            self._last,
+            self._failing,
+        )
+
+    # --- the task
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Flush until closed and empty."""
+        task_status.started()
+        pause = self._seconds
+        while True:
+            with trio.move_on_after(pause):
+                await self._wake.wait()
+            self._wake = trio.Event()
+            try:
+                flushed = await self.flush()
+                self._failing, pause = "", self._seconds
+            except Unavailable as error:
+                # Nothing is lost: the journal has it all. What waits is bounded by what intake still takes.
+                if not self._failing:
+                    log.error("flush: %s; trying again", error)
+                self._failing, pause = str(error), min(pause * 2, 30.0)
+                if self._closing:
+                    return
+                continue
+            if self._closing and not self._rounds:
+                return
+            if not flushed and self._wanted > self.applied:
+                # An actor still has to take its slice in; it runs before this task does again.
+                await trio.sleep(0.001)
+                self._wake.set()
+            elif flushed:
+                await self._tidy()
+
+    async def flush(self) -> bool:
+        """Put everything that all actors took in into the store; False if there was nothing."""
+        ready: list[Round] = []
+        for round_ in self._rounds:
+            if round_.waiting:
+                break
+            ready.append(round_)
+        if not ready:
+            return False
+        began = trio.current_time()
+        await self._commit(await self._sum_up(ready))
+        for round_ in ready:
+            self._rounds.popleft()
+            self._waiting -= round_.events.n
+            self._flushed_events += round_.events.n
+        self.applied = ready[-1].last
+        took = trio.current_time() - began
+        self._flushes += 1
+        self._spent += took
+        self._longest = max(self._longest, took)
+        self._last = self._now()
+        done, self._done = self._done, trio.Event()
+        done.set()
+        return True
+
+    async def _tidy(self) -> None:
+        """Keep the stretch of stored bars that lies in arrival order short."""
+        if self._waiting >= self._events:
+            return
+        for kind in self._kinds:
+            for rung in RUNGS:
+                if await self._compact(kind, rung, self._recent_rows, SPANS[rung]):
+                    return

@@ -1,0 +1,44 @@
+"""One transaction: ledger rows, candle partials, buckets folded again, and the seq that says how far it all reaches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from duckdb import DuckDBPyConnection as Connection
+
+from storage import candles, ledger
+from storage.commits import Dead
+from storage.events import Events
+from storage.partials import Partials
+
+
+@dataclass(frozen=True, slots=True)
+class Refold:
+    """Buckets of one kind at one rung to fold again from the ledger."""
+
+    kind: str
+    rung: int
+    touched: candles.Touched
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """Everything that the batches up to `seq` add to the store."""
+
+    seq: int
+    events: Sequence[Events]
+    dead: Sequence[Dead]
+    tables: Sequence[tuple[int, Partials]]  # (rung, deltas): none for a bucket that is refolded
+    refolds: Sequence[Refold]
+
+
+def apply(db: Connection, flush: Flush) -> None:
+    """Put all of it into the store; runs inside one transaction."""
+    ledger.put(db, flush.events)
+    if flush.dead:
+        ledger.drop(db, np.array([event.pos for event in flush.dead], np.int64))
+    # Refold before the deltas go in: what a bucket was until now says when its bar was born.
+    wholes = [(r.rung, candles.refolded(db, r.kind, r.rung, r.touched)) for r in flush.refolds]
+    for rung, table in [*flush.tables, *wholes]:
+        candles.put(db, rung, table)
+    candles.apply(db, flush.seq)

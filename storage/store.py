@@ -1,0 +1,80 @@
+"""What the actors ask of the disk, as async functions: bars as of one snapshot, and one commit per flush."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
+
+from storage import candles, flush, ledger
+from storage.database import Database
+from storage.events import Array, Events
+from storage.flush import Flush
+from storage.partials import Partials
+
+T = TypeVar("T")
+
+
+class History(Protocol):
+    """Stored bars, each answer with the seq that the snapshot behind it reaches."""
+
+    async def between(self, kind: str, rung: int, market: int, start: int, end: int) -> tuple[Partials, int]: ...
+    async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]: ...
+    async def at(self, kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]: ...
+    async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]: ...
+
+
+class StoreStatistics(Struct, frozen=True):
+    """What was asked of the store, since the start."""
+
+    history_reads: int  # reads of bars
+    flushes: int
+    compactions: int
+
+
+class Store:
+    """The embedded store: DuckDB behind its own door."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._history_reads = self._flushes = self._compactions = 0
+
+    async def between(self, kind: str, rung: int, market: int, start: int, end: int) -> tuple[Partials, int]:
+        """The rows of one market with start ≤ t < end, not yet summed."""
+        return await self._read(candles.between, kind, rung, market, start, end)
+
+    async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]:
+        """The rows of the `count` newest buckets of one market with t < before, not yet summed."""
+        return await self._read(candles.newest, kind, rung, market, before, count)
+
+    async def at(self, kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]:
+        """The rows of one market in these buckets, not yet summed."""
+        return await self._read(candles.at, kind, rung, market, times)
+
+    async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]:
+        """The buckets of one market that changed after this seq, at most `limit`, the newest first."""
+        return await self._read(candles.changed, kind, rung, market, since, limit)
+
+    async def _read(self, work: Callable[..., T], *arguments: Any) -> tuple[T, int]:
+        self._history_reads += 1
+        return await self._db.read(lambda db: (work(db, *arguments), candles.applied(db)))
+
+    async def commit(self, work: Flush) -> None:
+        """Put a flush into the store; all of it or nothing."""
+        self._flushes += 1
+        await self._db.write(flush.apply, work)
+
+    async def events_at(self, places: Array) -> Events:
+        """The events at these places."""
+        return await self._db.read(ledger.at, places)
+
+    async def compact(self, kind: str, rung: int, most: int, span: int) -> int:
+        """Sum the newest stretch of a resolution into the ordered bars if it has more than `most` rows."""
+        if await self._db.read(candles.backlog, kind, rung) <= most:
+            return 0
+        self._compactions += 1
+        return await self._db.write(candles.compact, kind, rung, span)
+
+    def statistics(self) -> StoreStatistics:
+        """Counters for metrics and tests."""
+        return StoreStatistics(self._history_reads, self._flushes, self._compactions)
+
