@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import numpy as np
 import trio
 from msgspec import Struct
-from storage.calendar import Calendar
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
+from storage.calendar import Calendar
 from storage.errors import BrokenStore, Unavailable, UnknownMarket
 from storage.events import PRICE_CODE, Array
 from storage.names import Reference, contract_key, folded, qualified
@@ -135,7 +135,7 @@ class Registry:
 
     def calendar(self, slot: int) -> Calendar:
         """The calendar of a market that has been loaded."""
-        return self.calendar_list[self.calendars[slot]]
+        return self.calendar_list[int(self.calendars[slot])]
 
     def statistics(self) -> RegistryStatistics:
         """Counters for metrics."""

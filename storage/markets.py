@@ -165,12 +165,13 @@ def search(
     a rank: symbols by their alphabet, the others as registered. Nothing typed: every symbol begins so.
     """
     limit = max(0, min(limit, MOST_FOUND))
-    kinds = _kinds(kind, type, exchange)
     query = query[:LONGEST_QUERY]
     key = folded(query)
     with state.reading() as db:
+        kinds = [k for k in _kinds(kind, type, exchange) if _beginning(db, "", [k], 1)]
         exact = _found(db, query)
-        slots = dict.fromkeys([exact.slot] if exact and exact.is_active and exact.kind in kinds else [])
+        slots: dict[int, None] = {}
+        _fill(slots, [exact.slot] if exact and exact.is_active and exact.kind in kinds else [], limit)
         _fill(slots, _beginning(db, key, kinds, limit), limit)
         own, rest = qualified(key)
         if own is not None:  # an EXCHANGE: typed in front narrows, and is no word of its own

@@ -173,8 +173,11 @@ class State:
 
     def check(self) -> list[str]:
         """What is wrong inside the file, read from end to end; nothing when it is sound."""
-        with self._named_errors(), self._connection() as db:
-            found = [str(row[0]) for row in db.execute("PRAGMA quick_check")]
+        try:
+            with self._named_errors(), self._connection() as db:
+                found = [str(row[0]) for row in db.execute("PRAGMA quick_check")]
+        except BrokenStore as error:  # too damaged to be read to the end
+            return [str(error)]
         return [] if found == ["ok"] else found
 
     def backup(self, target: Path) -> None:
