@@ -1,0 +1,406 @@
+"""The one way in: decode, know who was here before, journal, acknowledge, hand on in order."""
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import trio
+from msgspec import Struct
+from trio import TASK_STATUS_IGNORED, TaskStatus
+
+from actors.decode import Decoded, Named, Reference, Rejected, decode, decompress
+from actors.identities import Outcome, resolve
+from storage import hashing
+from storage.commits import Answer, Commit, Dead, encode, places
+from storage.errors import BadRequest, CandledError, Unavailable
+from storage.events import Array, Events, concat
+from storage.records import Kind, Reject
+
+INLINE = 256 << 10  # a body up to this size is decoded on the loop; a larger one on a thread
+GROUP = 400_000  # events in one commit
+LISTED = 100  # rejected events that an answer lists
+KEY_LENGTH = 200
+
+Run = Callable[..., Awaitable[Any]]
+
+
+class Listed(Struct, frozen=True, omit_defaults=True):
+    """A refused event as the answer lists it."""
+
+    index: int
+    error: str
+    market_symbol: str | None = None
+
+
+class IngestAnswer(Struct, frozen=True):
+    """What a request with events is told."""
+
+    accepted: int
+    duplicates: int
+    corrected: int
+    retracted: int
+    unknown: int
+    rejected: list[Listed]
+    rejected_count: int
+    cursor: str
+
+
+class IntakeStatistics(Struct, frozen=True):
+    """What came in, since the start."""
+
+    requests: int
+    words: int  # events as sent
+    accepted: int
+    duplicates: int
+    corrected: int
+    retracted: int
+    unknown: int
+    rejected: int
+    rejected_by: dict[str, int]  # by the field at fault
+    commits: int
+    commit_seconds: float
+    waiting: int  # requests
+
+
+class Index(Protocol):
+    """Which identities are known: see `storage.identities`."""
+
+    def find(self, ident: Array) -> tuple[Array, Array, Array]: ...
+    def find_older(self, ident: Array) -> tuple[Array, Array]: ...
+    def add(self, ident: Array, digest: Array, pos: Array) -> None: ...
+    def forget(self, ident: Array) -> None: ...
+
+
+class Names(Named, Protocol):
+    """What intake asks of the registry."""
+
+    async def load(self, references: Sequence[Reference], create: Kind | None = None) -> object: ...
+
+
+class Taker(Protocol):
+    """Who takes committed batches: the engine."""
+
+    epoch: str
+
+    def committed(self) -> int: ...
+    def apply(self, commits: Sequence[Commit]) -> None: ...
+
+
+class Backlog(Protocol):
+    """How far the store lags behind: the writer."""
+
+    applied: int
+
+    @property
+    def waiting(self) -> int: ...
+    async def flushed(self, seq: int) -> None: ...
+    def statistics(self) -> Any: ...
+
+
+@dataclass(slots=True)
+class _Request:
+    words: Events
+    index: Array
+    rejected: list[Rejected]
+    key: str | None
+    reply: trio.MemorySendChannel["bytes | CandledError"]
+    counts: Array = field(default_factory=lambda: np.zeros(len(Outcome), np.int64))
+
+
+class Intake:
+    """One task commits; requests wait for it. What queues during one commit goes into the next."""
+
+    def __init__(
+        self,
+        names: Names,
+        index: Index,
+        engine: Taker,
+        backlog: Backlog,
+        run: Run,
+        *,
+        append: Callable[[int, Sequence[bytes | memoryview]], None],
+        events_at: Callable[[Array], Awaitable[Events]],
+        answered: Callable[[str], bytes | None],
+        reject: Callable[[Sequence[Reject]], object],
+        create: Kind | None = None,
+        most: int = 2_000_000,
+        limit: int = 64 << 20,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`append`, `answered` and `reject` block and are run through `run`; `most` events may wait for the store."""
+        self._names, self._index, self._engine, self._backlog, self._run = names, index, engine, backlog, run
+        self._append, self._events_at, self._answered, self._reject = append, events_at, answered, reject
+        self._create, self._most, self._limit, self._now = create, most, limit, now
+        self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
+        self._recent: deque[Commit] = deque()  # what the store may not have yet
+        self._keys: dict[str, trio.Event] = {}  # requests with a key that are under way
+        self._answers: dict[str, bytes] = {}  # given since the start, until the index has them
+        self._requests = self._words = self._commits = 0
+        self._outcomes = np.zeros(len(Outcome), np.int64)
+        self._rejected: dict[str, int] = {}
+        self._commit_seconds = 0.0
+        self._waiting = 0
+
+    async def submit(
+        self,
+        body: bytes,
+        content_type: str,
+        *,
+        encoding: str = "",
+        create: Kind | None = None,
+        key: str | None = None,
+        source: str = "http",
+    ) -> bytes:
+        """Take a request with events; the JSON answer, once all that it accepts is durable.
+
+        Raises BadRequest, UnsupportedMediaType or TooLarge where the body cannot be taken at all, and Unavailable
+        while there is no room; nothing is kept then. A repeat of a `key` is given the first answer.
+        """
+        if key is None:
+            return await self._submit(body, content_type, encoding, create, None, source)
+        if not 0 < len(key) <= KEY_LENGTH:
+            raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
+        while key in self._keys:
+            await self._keys[key].wait()
+        done = self._keys[key] = trio.Event()
+        try:
+            known = self._answers.get(key)
+            if known is None:
+                known = await self._run(self._answered, key)
+            if known is not None:
+                return known
+            return await self._submit(body, content_type, encoding, create, key, source)
+        finally:
+            del self._keys[key]
+            done.set()
+
+    async def _submit(
+        self, body: bytes, content_type: str, encoding: str, create: Kind | None, key: str | None, source: str
+    ) -> bytes:
+        self._requests += 1
+        work = (body, content_type, encoding, False)
+        found = await self._decoded(work)
+        if found.unknown:
+            await self._names.load(found.unknown, create or self._create)
+            found = await self._decoded((*work[:3], True))
+        self._words += found.events.n + len(found.rejected)
+        if found.rejected:
+            await self._run(self._reject, self._letters(found.rejected, source))
+        reply, answer = trio.open_memory_channel["bytes | CandledError"](1)
+        self._waiting += 1
+        try:
+            await self._mailbox.send(_Request(found.events, found.index, found.rejected, key, reply))
+            told = await answer.receive()
+        finally:
+            self._waiting -= 1
+        if isinstance(told, CandledError):
+            raise told
+        return told
+
+    async def _decoded(self, work: tuple[bytes, str, str, bool]) -> Decoded:
+        if len(work[0]) > INLINE or work[2]:
+            found: Decoded = await self._run(self._decode, *work)
+            return found
+        return self._decode(*work)
+
+    def _decode(self, body: bytes, content_type: str, encoding: str, final: bool) -> Decoded:
+        if encoding and encoding.lower() != "identity":
+            body = decompress(body, encoding, self._limit)
+        found = decode(body, content_type, self._names, int(self._now() * 1e6), final=final, limit=self._limit)
+        return found if found.unknown else Decoded(hashed(found.events), found.index, found.rejected, [])
+
+    def _letters(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
+        at = int(self._now() * 1e6)
+        for one in rejected:
+            cause = one.error.split(":", 1)[0] if ":" in one.error else "market"
+            cause = cause if cause.isidentifier() else "event"
+            self._rejected[cause] = self._rejected.get(cause, 0) + 1
+        return [
+            Reject(
+                at=at,
+                source=source,
+                market_symbol=one.market_symbol,
+                error=one.error,
+                event=one.raw.decode(errors="replace"),
+            )
+            for one in rejected
+        ]
+
+    def statistics(self) -> IntakeStatistics:
+        """Counters for metrics."""
+        counts = {outcome.name.lower(): int(self._outcomes[outcome]) for outcome in Outcome}
+        return IntakeStatistics(
+            self._requests,
+            self._words,
+            counts["accepted"],
+            counts["duplicate"],
+            counts["corrected"],
+            counts["retracted"],
+            counts["unknown"],
+            sum(self._rejected.values()),
+            dict(self._rejected),
+            self._commits,
+            self._commit_seconds,
+            self._waiting,
+        )
+
+    def close(self) -> None:
+        """Accept nothing more; `run` commits what is queued, then returns."""
+        self._mailbox.close()
+
+    # --- the task
+
+    async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
+        """Commit until closed."""
+        async with self._inbox:
+            task_status.started()
+            async for first in self._inbox:
+                group = [first]
+                count = first.words.n
+                while count < GROUP:
+                    try:
+                        request = self._inbox.receive_nowait()
+                    except (trio.WouldBlock, trio.EndOfChannel):
+                        break
+                    group.append(request)
+                    count += request.words.n
+                try:
+                    await self._room()
+                    await self._commit(group)
+                except Unavailable as error:
+                    for request in group:
+                        request.reply.send_nowait(error)
+
+    async def _room(self) -> None:
+        """Producers wait while the store is far behind, and are refused while it cannot be written."""
+        while self._backlog.waiting > self._most:
+            failing = self._backlog.statistics().failing
+            if failing:
+                raise Unavailable(failing, retry_after=5)
+            with trio.move_on_after(1.0):
+                await self._backlog.flushed(self._backlog.applied + 1)
+
+    async def _commit(self, group: Sequence[_Request]) -> None:
+        began = time.perf_counter()
+        seq = self._engine.committed() + 1
+        words = concat([request.words for request in group])
+        commit, outcome = await self._resolved(seq, words)
+        answers = self._answers_to(group, outcome, seq if commit else seq - 1)
+        kept = [
+            Answer(request.key, int(self._now()), body)
+            for request, body in zip(group, answers, strict=True)
+            if request.key is not None
+        ]
+        if commit is None and kept:
+            commit = Commit(seq, Events(0, {}))
+        if commit is not None:
+            commit = Commit(seq, commit.events, commit.dead, commit.forgotten, kept)
+            await self._run(lambda: self._append(seq, encode(commit)))
+            self._commits += 1
+            self._know(commit)
+            self._engine.apply([commit])
+            for answer in kept:
+                self._answers[answer.key] = answer.body
+        self._outcomes += np.bincount(outcome, minlength=len(Outcome))
+        self._commit_seconds += time.perf_counter() - began
+        for request, body in zip(group, answers, strict=True):
+            request.reply.send_nowait(body)
+
+    async def _resolved(self, seq: int, words: Events) -> tuple[Commit | None, Array]:
+        """What the words come to: a batch to commit, if it changes anything, and the outcome of each word."""
+        if "ident" not in words:
+            events = words.without("removed")
+            if not events.n:
+                return None, np.zeros(0, np.int64)
+            return Commit(seq, events.with_columns(pos=places(seq, events.n))), np.zeros(words.n, np.int64)
+        ident = words.integers("ident")
+        pos, digest, maybe = self._index.find(ident)
+        older = np.flatnonzero(maybe)
+        if len(older):
+            pos[older], digest[older] = await self._run(self._index.find_older, ident[older])
+        found = resolve(words, pos, digest)
+        outcome = found.outcome.astype(np.int64)
+        if not len(found.keep) and not len(found.dead):
+            return None, outcome
+        dead = await self._dead(found.dead) if len(found.dead) else []
+        kept = words.without("removed")
+        events = kept if len(found.keep) == words.n else kept.take(found.keep)
+        return Commit(seq, events.with_columns(pos=places(seq, events.n)), dead, found.forget), outcome
+
+    async def _dead(self, gone: Array) -> list[Dead]:
+        """Where the events at these places lie."""
+        dead: dict[int, Dead] = {}
+        wanted = set(gone.tolist())
+        for commit in self._recent:
+            if not commit.events.n:
+                continue
+            place = commit.events.integers("pos")
+            for row in np.flatnonzero(np.isin(place, gone)).tolist():
+                markets, times = commit.events.integers("market"), commit.events.integers("ts")
+                dead[int(place[row])] = Dead(int(place[row]), int(markets[row]), int(times[row]))
+        missing = np.array(sorted(wanted - dead.keys()), np.int64)
+        if len(missing):
+            stored = await self._events_at(missing)
+            columns = (stored.integers(name).tolist() for name in ("pos", "market", "ts"))
+            dead |= {pos: Dead(pos, market, ts) for pos, market, ts in zip(*columns, strict=True)}
+        return list(dead.values())
+
+    def _know(self, commit: Commit) -> None:
+        """Remember a batch that is in the journal."""
+        if len(commit.forgotten):
+            self._index.forget(commit.forgotten)
+        know(self._index, commit.events)
+        self._recent.append(commit)
+        while self._recent and self._recent[0].seq <= self._backlog.applied:
+            for answer in self._recent.popleft().answers:
+                self._answers.pop(answer.key, None)  # the index has it by now
+
+    def _answers_to(self, group: Sequence[_Request], outcome: Array, seq: int) -> list[bytes]:
+        at = 0
+        cursor = f"{self._engine.epoch}.{seq}"
+        answers = []
+        for request in group:
+            counts = np.bincount(outcome[at : at + request.words.n], minlength=len(Outcome)).tolist()
+            at += request.words.n
+            listed = [Listed(one.index, one.error, one.market_symbol) for one in request.rejected[:LISTED]]
+            answer = IngestAnswer(
+                counts[Outcome.ACCEPTED],
+                counts[Outcome.DUPLICATE],
+                counts[Outcome.CORRECTED],
+                counts[Outcome.RETRACTED],
+                counts[Outcome.UNKNOWN],
+                listed,
+                len(request.rejected),
+                cursor,
+            )
+            answers.append(msgspec.json.encode(answer))
+        return answers
+
+
+def hashed(events: Events) -> Events:
+    """The events with the hashes that are kept of them; those that no event has are left out."""
+    columns = {}
+    if "trade_no" in events or "trade_id" in events or "transaction_hash" in events:
+        ident = hashing.identity(events)
+        if ident.any():
+            columns["ident"] = ident
+            columns["digest"] = np.where(ident != 0, hashing.digest(events), 0)
+    if "user_address" in events:
+        columns["trader"] = hashing.trader(events)
+    return events.with_columns(**columns) if columns else events
+
+
+def know(index: Index, events: Events) -> None:
+    """Add the identities of committed events to the index."""
+    if "ident" not in events:
+        return
+    ident, digest, pos = (events.integers(name) for name in ("ident", "digest", "pos"))
+    some = ident != 0
+    if some.all():
+        index.add(ident, digest, pos)
+    elif some.any():
+        index.add(ident[some], digest[some], pos[some])
