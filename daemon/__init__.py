@@ -1,1 +1,3 @@
 """How candled starts and ends."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,303 @@
+"""The `candled` command: what may be typed, what is printed, and the exit status."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from daemon import __version__
+
+# Everything else is imported by the command that needs it, so that `--help` and `--version` answer at once.
+if TYPE_CHECKING:
+    from daemon.config import Settings
+
+DONE, FAILED, WRONG = 0, 1, 2
+UNBINDABLE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+FLAGS = ("config", "data", "host", "port", "auth", "tls_cert", "tls_key")
+SCOPES = ("read", "ingest", "admin")
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with the status of wrong usage."""
+        self.exit(WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 it is done, 1 it failed, 2 it was asked for wrongly."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
+    if command is None:
+        arguments.of.print_help(sys.stderr)
+        return WRONG
+    try:
+        status = command(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read us has had enough; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        print("candled: interrupted", file=sys.stderr)
+        return FAILED
+    except Exception as error:
+        said = _said(error)
+        if said is None:
+            raise
+        message, failure = said
+        print(f"candled: {message}", file=sys.stderr)
+        return failure
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    import structlog
+    import trio
+
+    from daemon import logs
+    from daemon.serve import serve
+    from storage.errors import Unavailable
+
+    config = settings.config
+    logs.configure(config.log_format, config.log_level)
+    for row in settings.without_effect():
+        structlog.get_logger("candled").warning(
+            "a setting has no effect", setting=row.name, origin=row.origin, reason=row.no_effect
+        )
+    try:
+        trio.run(lambda: serve(config, demo=arguments.demo))
+    except (OSError, ExceptionGroup) as error:
+        first = _first(error)
+        if isinstance(first, OSError) and first.errno in UNBINDABLE and not first.filename:
+            raise Unavailable(
+                f"cannot listen on {config.host} port {config.port}: {first.strerror}; choose with --host and --port"
+            ) from error
+        raise
+    return DONE
+
+
+def _token_create(arguments: argparse.Namespace) -> int:
+    from daemon import commands
+
+    config = _settings(arguments).config
+    key = commands.create_token(config, arguments.scope, arguments.name)
+    print(f"a key with scope {arguments.scope} for {config.data}; it is shown this once:", file=sys.stderr)
+    print(key)
+    return DONE
+
+
+def _token_list(arguments: argparse.Namespace) -> int:
+    from msgspec import structs
+
+    from daemon import commands
+
+    found = commands.tokens(_settings(arguments).config)
+    if arguments.json:
+        return _print_json([structs.asdict(key) for key in found])
+    rows = [["id", "scope", "name", "made", "last used", "revoked"]]
+    for key in found:
+        instants = [_instant(at) for at in (key.created, key.last_used, key.revoked)]
+        rows.append([str(key.id), key.scope, key.name or "-", *instants])
+    _print_table(rows)
+    return DONE
+
+
+def _token_revoke(arguments: argparse.Namespace) -> int:
+    from daemon import commands
+
+    commands.revoke_token(_settings(arguments).config, arguments.id)
+    print(f"key {arguments.id} is revoked", file=sys.stderr)
+    return DONE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from msgspec import structs
+
+    from daemon import commands
+
+    settings = _settings(arguments)
+    rows = settings.shown()
+    folder = commands.folder(settings.config)
+    if arguments.json:
+        _print_json({"settings": [row._asdict() for row in rows], "data": structs.asdict(folder)})
+    else:
+        effects = [f"no effect: {row.no_effect}" if row.no_effect else "" for row in rows]
+        _print_table([[*row[:3], effect] for row, effect in zip(rows, effects, strict=True)])
+        print()
+        print(f"data directory {folder.path}: {_described(folder)}")
+    for problem in folder.problems:
+        print(f"candled: {problem}", file=sys.stderr)
+    return FAILED if folder.problems else DONE
+
+
+def _rejects(arguments: argparse.Namespace) -> int:
+    from msgspec import structs
+
+    from daemon import commands
+
+    found = commands.refused_events(_settings(arguments).config, arguments.limit)
+    if arguments.json:
+        return _print_json([structs.asdict(letter) for letter in found])
+    for letter in found:
+        print(
+            f"{_instant(letter.at)}  {letter.source}  {letter.market_symbol or '-'}  {letter.error}\n    {letter.event}"
+        )
+    if not found:
+        print("no event has been refused", file=sys.stderr)
+    return DONE
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="candled", description="A candle daemon: priced events in, live charts out, from one process.")
+    parser.add_argument("--version", action="version", version=f"candled {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(of=parser)
+
+    serve = _command(commands, "serve", _serve, "run the daemon", "candled serve --port 8000 --data /var/lib/candled")
+    serve.set_defaults(demo=False)
+    _listening(serve)
+    serve.add_argument(
+        "--auth", metavar="WHO", help="who may read charts: open (everybody) or token (holders of a key)"
+    )
+    demo = _command(
+        commands,
+        "demo",
+        _serve,
+        "run the daemon on sample markets (GOLD, BTC, ETH) with a made-up live feed",
+        "candled demo --port 8000",
+    )
+    demo.set_defaults(demo=True)
+    _listening(demo)
+    demo.add_argument("--auth", metavar="WHO", help="who may read charts: open (everybody) or token (holders of a key)")
+
+    token = commands.add_parser(
+        "token", help="make, list and revoke API keys", description="Make, list and revoke keys."
+    )
+    token.set_defaults(of=token)
+    kinds = token.add_subparsers(title="commands", metavar="COMMAND")
+    create = _command(
+        kinds,
+        "create",
+        _token_create,
+        "make a key, print it alone on standard output; works whether the daemon runs or not",
+        "KEY=$(candled token create --scope ingest --name feeder)",
+    )
+    create.add_argument("--scope", required=True, choices=SCOPES, help="what it allows; admin includes read and ingest")
+    create.add_argument("--name", default="", help="what to call it in lists")
+    listing = _command(kinds, "list", _token_list, "list the keys, never their secrets", "candled token list --json")
+    _json(listing)
+    revoke = _command(kinds, "revoke", _token_revoke, "end a key", "candled token revoke 3")
+    revoke.add_argument("id", type=int, metavar="ID", help="its number in the list")
+
+    check = _command(
+        commands,
+        "check",
+        _check,
+        "show every setting with its origin, and look at the data directory, without starting",
+        "candled check --config candled.toml",
+    )
+    _listening(check)
+    check.add_argument("--auth", metavar="WHO", help="as for serve")
+    _json(check)
+    refused = _command(
+        commands, "rejects", _rejects, "show the newest events that were refused, and why", "candled rejects --limit 20"
+    )
+    refused.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most (default 100)")
+    _json(refused)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int], about: str, example: str) -> Parser:
+    parser: Parser = commands.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run, demo=False)
+    parser.add_argument("--data", metavar="DIR", help="the data directory")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings; see docs/settings.md")
+    return parser
+
+
+def _listening(parser: Parser) -> None:
+    parser.add_argument("--host", metavar="ADDRESS", help="the address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", metavar="N", help="the port to listen on (default 8000)")
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve TLS with this certificate chain (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", help="and this private key (PEM)")
+
+
+def _json(parser: Parser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) > 1_000_000:
+        raise argparse.ArgumentTypeError(f"expected a whole number up to 1000000, got {text!r}")
+    return int(text)
+
+
+def _settings(arguments: argparse.Namespace) -> "Settings":
+    from daemon import config
+
+    flags = {name: getattr(arguments, name, None) for name in FLAGS}
+    return config.load(flags, os.environ, demo=arguments.demo)
+
+
+def _said(error: Exception) -> tuple[str, int] | None:
+    """What to say of an error that is not a mistake of ours, and the exit status."""
+    from daemon.config import BadSetting
+    from storage.errors import CandledError
+
+    if isinstance(error, ExceptionGroup) and error.split((CandledError, OSError))[1]:
+        return None
+    error = _first(error)
+    if isinstance(error, BadSetting):
+        return str(error), WRONG
+    if isinstance(error, CandledError):
+        return str(error), FAILED
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error), FAILED
+    return None
+
+
+def _first(error: Exception) -> Exception:
+    """What went wrong first in a nursery; what it raises beside that is what that one brought down."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _described(folder: Any) -> str:
+    if not folder.exists:
+        return "will be made at the first start"
+    return (
+        f"{'in use by a running daemon' if folder.in_use else 'not in use'}, {folder.bytes / (1 << 20):.1f} MiB, "
+        f"{folder.free_bytes / (1 << 30):.1f} GiB free; {folder.markets} markets, {folder.keys} keys"
+    )
+
+
+def _instant(at: int | None) -> str:
+    from datetime import UTC, datetime
+
+    return "-" if at is None else datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def _print_json(value: object) -> int:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return DONE
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

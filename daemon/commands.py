@@ -1,0 +1,133 @@
+"""The commands that are not `serve`: what they do, apart from how they are typed and printed."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from daemon.config import Config
+from storage import keys, markets, rejects
+from storage.errors import CandledError, Unavailable
+from storage.records import ApiKey, Reject
+from storage.state import State
+
+LITTLE_SPACE = 1 << 30  # bytes; below, `check` says so
+
+
+class Folder(Struct, frozen=True, kw_only=True):
+    """What `check` finds in the data directory."""
+
+    path: str
+    exists: bool
+    in_use: bool = False  # by a running daemon
+    bytes: int = 0
+    free_bytes: int = 0  # on its disk
+    markets: int = 0
+    keys: int = 0  # not revoked
+    problems: list[str] = []
+
+
+def create_token(config: Config, scope: str, name: str) -> str:
+    """A new key; the only time it is seen."""
+    make_folder(config)
+    with State.open(config.state_file) as state:
+        return keys.create(state, scope, name)
+
+
+def tokens(config: Config) -> list[ApiKey]:
+    """All keys ever made, oldest first."""
+    with _existing_state(config) as state:
+        return keys.listed(state)
+
+
+def revoke_token(config: Config, which: int) -> None:
+    """End a key."""
+    with _existing_state(config) as state:
+        keys.revoke(state, which)
+
+
+def refused_events(config: Config, limit: int) -> list[Reject]:
+    """The newest dead letters, newest first."""
+    if not config.rejects_file.exists():
+        _see_exists(config)
+        return []
+    with rejects.opened(config.rejects_file) as state:
+        return rejects.listed(state, limit)
+
+
+def folder(config: Config) -> Folder:
+    """The data directory as it is, whether a daemon runs on it or not."""
+    path = config.data
+    nearest = next(p for p in (path, *path.parents) if p.exists())
+    problems = []
+    if not nearest.is_dir():
+        problems.append(f"{nearest}: expected a directory, found a file; give another one with --data")
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        problems.append(f"{nearest}: not writable by this user; change its owner or give another one with --data")
+    free = shutil.disk_usage(nearest).free
+    if free < LITTLE_SPACE:
+        problems.append(f"{nearest}: {free >> 20} MiB free on its disk; candled refuses events when that is used up")
+    if not path.is_dir():
+        return Folder(path=str(path), exists=False, free_bytes=free, problems=problems)
+    registered = alive = 0
+    if config.state_file.exists():
+        try:
+            with State.open(config.state_file) as state:
+                problems += [f"{config.state_file}: {found}" for found in state.check()]
+                registered = markets.count(state).registered
+                alive = sum(key.revoked is None for key in keys.listed(state))
+        except CandledError as error:
+            problems.append(str(error))
+    return Folder(
+        path=str(path),
+        exists=True,
+        in_use=_in_use(config.journal_folder / "lock"),
+        bytes=sum(size for _, size in _files(path)),
+        free_bytes=free,
+        markets=registered,
+        keys=alive,
+        problems=problems,
+    )
+
+
+def make_folder(config: Config) -> None:
+    """Make the data directory, for its owner alone, unless it exists."""
+    try:
+        config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(
+            f"data directory {config.data}: cannot be made: {error.strerror}; give another one with --data"
+        ) from error
+
+
+def _existing_state(config: Config) -> State:
+    _see_exists(config)
+    return State.open(config.state_file)
+
+
+def _see_exists(config: Config) -> None:
+    if not config.data.is_dir():
+        raise Unavailable(f"no data directory {config.data}; give the daemon's with --data")
+
+
+def _files(path: Path) -> Iterator[tuple[Path, int]]:
+    for file in path.rglob("*"):
+        try:
+            if file.is_file():
+                yield file, file.stat().st_size
+        except FileNotFoundError:  # a running daemon has just renamed or dropped it
+            continue
+
+
+def _in_use(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

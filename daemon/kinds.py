@@ -1,0 +1,91 @@
+"""What a setting can be: how it is read from a text, what is taken, and how that is said."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a setting can be."""
+
+    expected: str
+    read: Callable[[str], object]  # a flag's or a variable's text into what TOML would hold
+    take: Callable[[object], Any]  # what TOML holds into the value; ValueError when it is something else
+
+
+def whole(low: int, high: int = 2**53) -> Kind:
+    """A whole number."""
+    expected = f"a whole number from {low} to {high}" if high < 2**53 else f"a whole number from {low} up"
+    return Kind(expected, int, lambda value: _within(_is(int, value), low, high))
+
+
+def number(low: float, high: float = math.inf) -> Kind:
+    """A number, with a fraction or without."""
+
+    def take(value: object) -> float:
+        return float(_within(value if isinstance(value, float) else _is(int, value), low, high))
+
+    return Kind(f"a number from {low:g} {f'to {high:g}' if high < math.inf else 'up'}", float, take)
+
+
+def one_of(*allowed: str, absent: str = "") -> Kind:
+    """One of a few words; `absent` is the word for None."""
+    words = (*([absent] if absent else []), *allowed)
+
+    def take(value: object) -> str | None:
+        if value not in words:
+            raise ValueError
+        return None if absent and value == absent else str(value)
+
+    return Kind("one of " + ", ".join(words), str, take)
+
+
+def text(expected: str = "a text that is not empty") -> Kind:
+    """Any text."""
+
+    def take(value: object) -> str:
+        if not _is(str, value).strip() or "\0" in str(value):
+            raise ValueError
+        return str(value)
+
+    return Kind(expected, str, take)
+
+
+def path() -> Kind:
+    """A file or a folder; `~` is the home directory."""
+
+    def take(value: object) -> Path:
+        try:
+            return Path(text().take(value)).expanduser()
+        except RuntimeError as error:  # ~somebody, whom this machine does not know
+            raise ValueError from error
+
+    return Kind("a path", str, take)
+
+
+def texts(expected: str, check: Callable[[str], object]) -> Kind:
+    """A list; in a flag or a variable with commas between."""
+
+    def read(value: str) -> list[str]:
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    def take(value: object) -> tuple[str, ...]:
+        found: list[object] = _is(list, value)
+        for one in found:
+            check(_is(str, one))
+        return tuple(str(one) for one in found)
+
+    return Kind(expected, read, take)
+
+
+def _is(wanted: type, value: object) -> Any:
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError
+    return value
+
+
+def _within(value: Any, low: float, high: float) -> Any:
+    if not low <= value <= high:
+        raise ValueError
+    return value

@@ -1,0 +1,200 @@
+"""Everything between the disk and the doors: opened from the disk up, recovered, run, and drained back down."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import trio
+from msgspec import Struct
+
+from actors.engine import Engine
+from actors.hub import Hub
+from actors.intake import Intake, know
+from actors.registry import Keys, Registry
+from actors.rounds import Round, flushed, made
+from actors.writer import Writer
+from storage import answers, candles, keys, ledger, markets, rejects
+from storage.calendar import ONE_DAY
+from storage.commits import ROW_BITS, Commit, decode
+from storage.database import Database, Door
+from storage.events import Array
+from storage.flush import Flush
+from storage.identities import Identities
+from storage.journal import Journal
+from storage.measures import KINDS
+from storage.records import Kind
+from storage.state import State
+from storage.store import Store
+from storage.vamm_seconds import MICROS
+
+log = logging.getLogger(__name__)
+
+REPLAYED = 500_000  # events that are recovered at a time
+
+
+class StackSettings(Struct, frozen=True, kw_only=True):
+    """What the stack is told of the configuration."""
+
+    data: Path
+    threads: int = 10
+    flush_seconds: float = 2.0
+    flush_events: int = 1_000_000
+    max_body: int = 64 << 20
+    create: Kind | None = None
+
+
+class Recovered(Struct, frozen=True):
+    """What the start brought back."""
+
+    batches: int
+    events: int
+    seconds: float
+    torn_bytes: int
+    set_aside: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The running parts, for whoever serves them."""
+
+    door: Door
+    state: State
+    rejects: State
+    journal: Journal
+    database: Database
+    store: Store
+    registry: Registry
+    keys: Keys
+    identities: Identities
+    writer: Writer
+    hub: Hub
+    engine: Engine
+    intake: Intake
+    recovered: Recovered
+
+
+@asynccontextmanager
+async def opened(settings: StackSettings, *, now: Callable[[], float] = time.time) -> AsyncIterator[Stack]:
+    """Open the data directory, recover what the journal knows and the store does not, and run until the block ends.
+
+    Leaving the block drains: what was accepted is committed, folded and flushed, and the files close clean.
+    """
+    door = Door(settings.threads)
+    with ExitStack() as files:
+        data = settings.data
+        data.mkdir(parents=True, exist_ok=True)
+        journal = files.enter_context(await door.run(Journal.open, data / "journal"))
+        state = files.enter_context(await door.run(State.open, data / "state.db"))
+        letters = files.enter_context(await door.run(rejects.opened, data / "rejects.db"))
+        told = files.enter_context(await door.run(answers.opened, data / "answers.db"))
+        database = await door.run(Database.open, data / "candles.duckdb", door)
+        files.callback(database.close)
+        store = Store(database)
+
+        async def in_state(work: Callable[..., object], *arguments: object) -> object:
+            return await door.run(work, state, *arguments)
+
+        async def has_events(slot: int) -> bool:
+            return engine.has_events(slot)
+
+        registry = Registry(in_state, markets, has_events)
+        key_cache = Keys(in_state, keys)
+
+        async def sum_up(rounds: list[Round]) -> Flush:
+            return await door.run(flushed, rounds, registry.kinds, registry.sources, _days(registry), _spans(registry))
+
+        async def commit(work: Flush) -> None:
+            if work.answers:
+                await door.run(answers.put, told, work.answers, now())
+            await store.commit(work)
+
+        began = time.perf_counter()
+        applied = await database.write(candles.adopt, journal.epoch)
+        identities = await door.run(_identities, data / "identities", database)
+        await _relearn(identities, database)
+        batches, events = 0, 0
+        for commits in _chunks(journal, applied):
+            round_ = await _folded(commits, registry, door)
+            for one in commits:
+                if len(one.forgotten):
+                    identities.forget(one.forgotten)
+                know(identities, one.events)
+            await commit(await sum_up([round_]))
+            applied, batches, events = round_.last, batches + len(commits), events + round_.events.n
+        recovered = Recovered(
+            batches,
+            events,
+            time.perf_counter() - began,
+            journal.recovered.torn_bytes,
+            str(database.set_aside) if database.set_aside else None,
+        )
+        writer = Writer(
+            commit,
+            sum_up,
+            store.compact,
+            applied=applied,
+            now=now,
+            kinds=KINDS,
+            seconds=settings.flush_seconds,
+            events=settings.flush_events,
+        )
+        hub = Hub()
+        engine = Engine(
+            registry,
+            store,
+            writer,
+            journal.epoch,
+            seq=applied,
+            lived=await database.read(candles.lived),
+            now=now,
+        )
+        intake = Intake(
+            registry,
+            identities,
+            engine,
+            writer,
+            door.run,
+            append=journal.append,
+            events_at=store.events_at,
+            answered=lambda key: answers.find(told, key),
+            reject=lambda some: rejects.put(letters, some),
+            create=settings.create,
+            most=2 * settings.flush_events,
+            limit=settings.max_body,
+            now=now,
+        )
+        stack = Stack(
+            door,
+            state,
+            letters,
+            journal,
+            database,
+            store,
+            registry,
+            key_cache,
+            identities,
+            writer,
+            hub,
+            engine,
+            intake,
+            recovered,
+        )
+        async with trio.open_nursery() as below:
+            await below.start(hub.run)
+            await below.start(key_cache.run)
+            async with trio.open_nursery() as store_writer:
+                await store_writer.start(writer.run)
+                async with trio.open_nursery() as folding:
+                    await folding.start(engine.run)
+                    async with trio.open_nursery() as taking:
+                        await taking.start(intake.run)
+                        yield stack
+                        intake.close()
+                    engine.close()
+                writer.close()
+            await key_cache.flush()
+            below.cancel_scope.cancel()

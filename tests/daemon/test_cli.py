@@ -1,0 +1,239 @@
+"""The command as it is typed: what it prints where, and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from daemon import __version__
+from daemon.cli import main
+from storage import keys, rejects
+from storage.journal import Journal
+from storage.records import Reject
+from storage.state import State
+from tests.test_layers import ROOT
+
+COMMANDS = [["serve"], ["demo"], ["token", "create"], ["token", "list"], ["token", "revoke"], ["check"], ["rejects"]]
+
+
+@pytest.fixture(autouse=True)
+def _nobodys_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CANDLED_") or name == "PORT":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.chdir(tmp_path)
+
+
+def left(*argv: str) -> int:
+    """The exit status, however the command ends."""
+    try:
+        return main(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert left(*command, "--help") == 0
+    shown = capsys.readouterr().out
+    assert "example:\n" in shown
+    assert f"candled {' '.join(command)}" in shown.partition("example:\n")[2]
+    assert "--data" in shown
+    assert "--config" in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nonsense"],
+        ["serve", "--nonsense"],
+        ["serve", "--port", "x"],
+        ["serve", "--host", "0.0.0.0"],
+        ["check", "--config", "nowhere.toml"],
+        ["token", "create"],
+        ["token", "create", "--scope", "all"],
+        ["token", "revoke", "one"],
+        ["rejects", "--limit", "-1"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line_on_standard_error_and_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert left(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("candled")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [[], ["token"]])
+def test_a_command_that_is_missing_is_answered_with_the_list_of_them(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left(*argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: candled" in err
+
+
+def test_the_version_is_printed_without_loading_what_serving_needs() -> None:
+    code = """
+import sys
+sys.argv = ["candled", "--version"]
+try:
+    import daemon.cli
+    daemon.cli.main()
+finally:
+    print(*sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    version, modules = done.stdout.splitlines()
+    assert version == f"candled {__version__}"
+    assert not {"trio", "duckdb", "numpy", "quart", "msgspec", "structlog"} & set(modules.split())
+
+
+def test_the_module_can_be_run_as_the_command_is() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"candled {__version__}\n"
+
+
+def test_a_key_is_alone_on_standard_output_and_opens_what_its_scope_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left("token", "create", "--scope", "ingest", "--name", "feeder", "--data", str(tmp_path / "new" / "d")) == 0
+    out, err = capsys.readouterr()
+    key = out.removesuffix("\n")
+    assert key
+    assert key.split() == [key]
+    assert key not in err
+    with State.open(tmp_path / "new" / "d" / "state.db") as state:
+        assert keys.check(state, key) == "ingest"
+    assert (tmp_path / "new" / "d").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_key_can_be_made_beside_a_process_that_has_the_data_directory_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "d"
+    data.mkdir()
+    with Journal.open(data / "journal"), State.open(data / "state.db") as state:
+        assert left("token", "create", "--scope", "read", "--data", str(data)) == 0
+        assert keys.check(state, capsys.readouterr().out.strip()) == "read"
+
+
+def test_the_list_of_keys_has_no_key_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert left("token", "create", "--scope", "admin", "--name", "me") == 0
+    key = capsys.readouterr().out.strip()
+    assert left("token", "list") == 0
+    assert left("token", "list", "--json") == 0
+    shown = capsys.readouterr().out
+    assert key not in shown
+    listed = json.loads(shown[shown.index("[") :])
+    assert [(one["id"], one["scope"], one["name"], one["revoked"]) for one in listed] == [(1, "admin", "me", None)]
+
+
+def test_a_revoked_key_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert left("token", "create", "--scope", "admin") == 0
+    key = capsys.readouterr().out.strip()
+    assert left("token", "revoke", "1") == 0
+    with State.open(tmp_path / "share" / "candled" / "state.db") as state:
+        assert keys.check(state, key) is None
+    assert left("token", "revoke", "2") == 1
+    assert capsys.readouterr().err.endswith("candled: no key 2\n")
+
+
+@pytest.mark.parametrize("command", [["token", "list"], ["token", "revoke", "1"], ["rejects"]], ids=" ".join)
+def test_a_data_directory_that_is_not_there_is_named_and_not_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left(*command, "--data", str(tmp_path / "none")) == 1
+    assert capsys.readouterr().err == f"candled: no data directory {tmp_path / 'none'}; give the daemon's with --data\n"
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert left("token", "create", "--scope", "read", "--data", str(tmp_path / "file" / "d")) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"candled: data directory {tmp_path / 'file' / 'd'}: cannot be made: ")
+    assert err.count("\n") == 1
+
+
+def test_a_state_file_that_is_something_else_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state.db").write_bytes(b"not a database at all" * 100)
+    assert left("token", "list", "--data", str(tmp_path)) == 1
+    assert left("check", "--data", str(tmp_path)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"candled: {tmp_path / 'state.db'}: ") for line in lines)
+
+
+def test_check_shows_each_setting_with_its_origin_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUSHER_SECRET", "hush-hush")
+    monkeypatch.setenv("RATE_LIMIT_REQUESTS", "12")
+    assert left("check", "--port", "9") == 0
+    shown = capsys.readouterr().out
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["port", "9", "--port"] in lines
+    assert ["rate_limit_requests", "12", "RATE_LIMIT_REQUESTS"] in lines
+    assert ["flush_seconds", "2", "default"] in lines
+    assert "hush-hush" not in shown
+    assert any(line[:4] == ["pusher_secret", "(secret)", "PUSHER_SECRET", "no"] for line in lines)
+    assert not (tmp_path / "share").exists()
+
+
+def test_check_tells_a_script_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert left("token", "create", "--scope", "admin") == 0
+    capsys.readouterr()
+    assert left("check", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {"name": "port", "value": "8000", "origin": "default", "no_effect": ""} in answer["settings"]
+    assert (answer["data"]["exists"], answer["data"]["in_use"], answer["data"]["keys"]) == (True, False, 1)
+
+
+def test_check_knows_a_data_directory_in_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for expected in (True, False):
+        if expected:
+            with Journal.open(tmp_path / "journal"):
+                assert left("check", "--json", "--data", str(tmp_path)) == 0
+        else:
+            assert left("check", "--json", "--data", str(tmp_path)) == 0
+        assert json.loads(capsys.readouterr().out)["data"]["in_use"] is expected
+
+
+def test_rejects_shows_the_newest_first_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    letters = [
+        Reject(at=n * 1_000_000, source="http", market_symbol="GOLD", error=f"price: {n}", event='{"a": 1}')
+        for n in range(3)
+    ]
+    with rejects.opened(tmp_path / "rejects.db") as state:
+        rejects.put(state, letters)
+    assert left("rejects", "--data", str(tmp_path), "--limit", "2") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "1970-01-01 00:00:02Z  http  GOLD  price: 2",
+        '    {"a": 1}',
+        "1970-01-01 00:00:01Z  http  GOLD  price: 1",
+        '    {"a": 1}',
+    ]
+    assert left("rejects", "--data", str(tmp_path), "--json") == 0
+    assert [one["error"] for one in json.loads(capsys.readouterr().out)] == ["price: 2", "price: 1", "price: 0"]
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    with rejects.opened(tmp_path / "rejects.db") as state:
+        rejects.put(state, [Reject(at=n, source="http", error="x" * 500, event="y" * 4000) for n in range(100)])
+    command = [sys.executable, "-m", "daemon", "rejects", "--data", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
