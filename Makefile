@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 BENCHED := .venv/.benched
 MODULES := web/ui/node_modules/.installed
 PAGE := web/static/index.html
-PAGE_SOURCES := $(shell find web/ui -name node_modules -prune -o -type f -print)
+PAGE_SOURCES := $(shell find web/ui \( -name node_modules -o -path web/ui/tests \) -prune -o -type f -print)
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet
 
@@ -25,7 +25,8 @@ setup: $(INSTALLED) $(PAGE) ## what everything else needs: .venv and the page
 run: setup ## sample markets on http://localhost:8000 (another port: PORT=8001)
 	$(BIN)/candled demo --port $(PORT)
 
-test: setup ## every test (some: ARGS="-k journal")
+test: setup ## every test of the page and of the daemon (some of these: ARGS="-k journal")
+	scripts/npm run --silent test
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup ## style and types, of the daemon and of the page

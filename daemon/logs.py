@@ -38,7 +38,9 @@ def configure(format: LogFormat = "auto", level: LogLevel = "info", stream: Text
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=alike, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shape]
+            # What a library adds to its record with `extra` is part of the line.
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *alike],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shape],
         )
     )
     root = logging.getLogger()

@@ -61,9 +61,9 @@ def test_a_terminal_is_written_to_for_people() -> None:
 def test_what_libraries_log_looks_the_same() -> None:
     out = io.StringIO()
     logs.configure(stream=out)
-    logging.getLogger("somebody").warning("look %s", "here")
+    logging.getLogger("somebody").warning("look %s", "here", extra={"rows": 12, "token": "hush"})
     line = json.loads(out.getvalue())
-    assert (line["message"], line["level"]) == ("look here", "warning")
+    assert (line["message"], line["level"], line["rows"], line["token"]) == ("look here", "warning", 12, "(secret)")
 
 
 def test_below_the_level_nothing_is_written() -> None:
