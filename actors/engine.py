@@ -38,7 +38,6 @@ class Names(Protocol):
     sources: Array
 
     def market(self, slot: int) -> Market: ...
-    def calendar(self, slot: int) -> Calendar: ...
     async def load_slots(self, slots: Sequence[int]) -> None: ...
     async def named(self, symbol: str) -> Market: ...
 
@@ -260,7 +259,7 @@ class Engine:
         assert self._nursery is not None
         actor = self._actors[market.slot] = MarketActor(
             market,
-            self._names.calendar(market.slot),
+            Calendar.parse(market.session, market.timezone),
             self._store,
             self._epoch,
             seq=self._seq,

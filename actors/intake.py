@@ -1,5 +1,6 @@
 """The one way in: decode, know who was here before, journal, acknowledge, hand on in order."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,13 +13,16 @@ import trio
 from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
-from actors.decode import Decoded, Named, Reference, Rejected, decode, decompress
+from actors.decode import Decoded, Named, Rejected, decode, decompress
 from actors.identities import Outcome, resolve
 from storage import hashing
 from storage.commits import Answer, Commit, Dead, encode, places
 from storage.errors import BadRequest, CandledError, Unavailable
 from storage.events import Array, Events, concat
+from storage.names import Reference
 from storage.records import Kind, Reject
+
+log = logging.getLogger(__name__)
 
 INLINE = 256 << 10  # a body up to this size is decoded on the loop; a larger one on a thread
 GROUP = 400_000  # events in one commit
@@ -71,6 +75,15 @@ class Index(Protocol):
 
     def find(self, ident: Array) -> tuple[Array, Array, Array]: ...
     def find_older(self, ident: Array) -> tuple[Array, Array]: ...
+    @property
+    def full(self) -> bool: ...
+    @property
+    def frozen(self) -> bool: ...
+    @property
+    def merge_due(self) -> bool: ...
+    def freeze(self, through: int) -> bool: ...
+    def spill(self) -> None: ...
+    def merge(self) -> None: ...
     def add(self, ident: Array, digest: Array, pos: Array) -> None: ...
     def forget(self, ident: Array) -> None: ...
 
@@ -84,8 +97,8 @@ class Names(Named, Protocol):
 class Taker(Protocol):
     """Who takes committed batches: the engine."""
 
-    epoch: str
-
+    @property
+    def epoch(self) -> str: ...
     def committed(self) -> int: ...
     def apply(self, commits: Sequence[Commit]) -> None: ...
 
@@ -144,6 +157,8 @@ class Intake:
         self._rejected: dict[str, int] = {}
         self._commit_seconds = 0.0
         self._waiting = 0
+        self._nursery: trio.Nursery
+        self._spilling: trio.Event | None = None
 
     async def submit(
         self,
@@ -256,7 +271,8 @@ class Intake:
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Commit until closed."""
-        async with self._inbox:
+        async with self._inbox, trio.open_nursery() as nursery:
+            self._nursery = nursery
             task_status.started()
             async for first in self._inbox:
                 group = [first]
@@ -302,6 +318,7 @@ class Intake:
             await self._run(lambda: self._append(seq, encode(commit)))
             self._commits += 1
             self._know(commit)
+            await self._put_away(seq)
             self._engine.apply([commit])
             for answer in kept:
                 self._answers[answer.key] = answer.body
@@ -358,6 +375,29 @@ class Intake:
         while self._recent and self._recent[0].seq <= self._backlog.applied:
             for answer in self._recent.popleft().answers:
                 self._answers.pop(answer.key, None)  # the index has it by now
+
+    async def _put_away(self, seq: int) -> None:
+        """Keep the identities in memory few: the older ones go to files, on a thread."""
+        if not self._index.full:
+            return
+        while self._index.frozen and self._spilling is not None:
+            await self._spilling.wait()
+        self._index.freeze(seq)
+        if self._spilling is None:
+            self._spilling = trio.Event()
+            self._nursery.start_soon(self._spill)
+
+    async def _spill(self) -> None:
+        try:
+            await self._run(self._index.spill)
+            while self._index.merge_due:
+                await self._run(self._index.merge)
+        except Unavailable as error:
+            log.error("identities: %s; they stay in memory until there is room", error)
+        finally:
+            done, self._spilling = self._spilling, None
+            if done:
+                done.set()
 
     def _answers_to(self, group: Sequence[_Request], outcome: Array, seq: int) -> list[bytes]:
         at = 0

@@ -1,13 +1,13 @@
 """Pure: what the engine makes of committed batches, and what the writer makes of that for the store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from actors import fold, vamm
 from storage.candles import Touched
-from storage.commits import Commit, Dead
+from storage.commits import Answer, Commit, Dead
 from storage.events import Array, Events, concat
 from storage.flush import Flush, Refold
 from storage.measures import KINDS
@@ -30,9 +30,10 @@ class Round:
     events: Events
     tables: dict[str, Partials]  # one-second partials by kind, in (market, t) order
     dead: Sequence[Dead]
+    forgotten: Sequence[tuple[int, Array]] = ()
+    answers: Sequence[Answer] = ()
     waiting: int = 0  # actors that have yet to take in their slice
     cost: float = 0.0  # seconds of work it took to fold and take in
-    markets: list[int] = field(default_factory=list)
 
 
 def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
@@ -44,7 +45,9 @@ def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
             some = events if len(rows) == events.n else events.take(rows)
             tables[kind] = fold.fold(vamm.inputs(kind, some, sources))
     dead = [event for commit in commits for event in commit.dead]
-    return Round(commits[0].seq, commits[-1].seq, events, tables, dead)
+    answers = [answer for commit in commits for answer in commit.answers]
+    forgotten = [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)]
+    return Round(commits[0].seq, commits[-1].seq, events, tables, dead, forgotten, answers)
 
 
 def rung_start(rung: int, markets: Array, t: Array, days: Days) -> Array:
@@ -71,7 +74,9 @@ def flushed(rounds: Sequence[Round], kinds: Array, sources: Array, days: Days, s
             gone = [refold.touched for refold in refolds if refold.kind == kind and refold.rung == rung]
             tables.append((rung, _without(made_[rung], gone)))
     events = [round_.events for round_ in rounds if round_.events.n]
-    return Flush(rounds[-1].last, events, [event for event, _ in dead], tables, refolds)
+    answers = [answer for round_ in rounds for answer in round_.answers]
+    forgotten = [one for round_ in rounds for one in round_.forgotten]
+    return Flush(rounds[-1].last, events, [event for event, _ in dead], tables, refolds, forgotten, answers)
 
 
 def _refolds(dead: Sequence[tuple[Dead, int]], kinds: Array, sources: Array, days: Days, spans: Spans) -> list[Refold]:

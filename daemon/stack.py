@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from actors.registry import Keys, Registry
 from actors.rounds import Round, flushed, made
 from actors.writer import Writer
 from storage import answers, candles, keys, ledger, markets, rejects
-from storage.calendar import ONE_DAY
+from storage.calendar import MICROS, ONE_DAY
 from storage.commits import ROW_BITS, Commit, decode
 from storage.database import Database, Door
 from storage.events import Array
@@ -29,7 +29,6 @@ from storage.measures import KINDS
 from storage.records import Kind
 from storage.state import State
 from storage.store import Store
-from storage.vamm_seconds import MICROS
 
 log = logging.getLogger(__name__)
 
@@ -98,10 +97,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         async def in_state(work: Callable[..., object], *arguments: object) -> object:
             return await door.run(work, state, *arguments)
 
-        async def has_events(slot: int) -> bool:
-            return engine.has_events(slot)
-
-        registry = Registry(in_state, markets, has_events)
+        registry = Registry(in_state, markets, lambda slot: engine.has_events(slot))
         key_cache = Keys(in_state, keys)
 
         async def sum_up(rounds: list[Round]) -> Flush:
@@ -114,8 +110,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
 
         began = time.perf_counter()
         applied = await database.write(candles.adopt, journal.epoch)
-        identities = await door.run(_identities, data / "identities", database)
-        await _relearn(identities, database)
+        identities = await _known(data / "identities", journal.epoch, database, door)
         batches, events = 0, 0
         for commits in _chunks(journal, applied):
             round_ = await _folded(commits, registry, door)
@@ -198,3 +193,60 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                 writer.close()
             await key_cache.flush()
             below.cancel_scope.cancel()
+
+
+async def _known(folder: Path, epoch: str, database: Database, door: Door) -> Identities:
+    """The index of identities, with everything that the database knows of."""
+    index = await door.run(lambda: Identities.open(folder, epoch=epoch))
+    if index.broken:
+        log.warning("%s", index.broken)
+        rows = await database.read(ledger.identities, -1)
+        seq = await database.read(candles.applied)
+        await door.run(index.rebuild, [rows], seq)
+    else:
+        index.forget(await database.read(ledger.forgotten, index.through))
+        index.add(*await database.read(ledger.identities, (index.through + 1 << ROW_BITS) - 1))
+    return index
+
+
+def _chunks(journal: Journal, applied: int) -> Iterator[list[Commit]]:
+    """What the journal has after `applied`, some batches at a time."""
+    some: list[Commit] = []
+    count = 0
+    for seq, record in journal.since(applied):
+        some.append(decode(seq, record))
+        count += some[-1].events.n
+        if count >= REPLAYED:
+            yield some
+            some, count = [], 0
+    if some:
+        yield some
+
+
+async def _folded(commits: Sequence[Commit], registry: Registry, door: Door) -> Round:
+    slots = {event.market for commit in commits for event in commit.dead}
+    for commit in commits:
+        slots.update(np.unique(commit.events.integers("market")).tolist())
+    await registry.load_slots(slots)
+    return await door.run(made, commits, registry.kinds, registry.sources)
+
+
+def _days(registry: Registry) -> Callable[[Array, Array], Array]:
+    calendars, known = registry.calendars, registry.calendar_list
+
+    def days(markets: Array, seconds: Array) -> Array:
+        codes = calendars[markets]
+        present = np.unique(codes)
+        if len(present) == 1:
+            return known[int(present[0])].day(seconds * MICROS)
+        out = np.empty(len(seconds), np.int64)
+        for code in present.tolist():
+            rows = codes == code
+            out[rows] = known[code].day(seconds[rows] * MICROS)
+        return out
+
+    return days
+
+
+def _spans(registry: Registry) -> Callable[[int, int], tuple[int, int]]:
+    return lambda market, label: registry.calendar(market).span(ONE_DAY, label)

@@ -7,8 +7,8 @@ import numpy as np
 from duckdb import DuckDBPyConnection as Connection
 
 from storage import candles, ledger
-from storage.commits import Dead
-from storage.events import Events
+from storage.commits import Answer, Dead
+from storage.events import Array, Events
 from storage.partials import Partials
 
 
@@ -30,6 +30,8 @@ class Flush:
     dead: Sequence[Dead]
     tables: Sequence[tuple[int, Partials]]  # (rung, deltas): none for a bucket that is refolded
     refolds: Sequence[Refold]
+    forgotten: Sequence[tuple[int, Array]] = ()  # (seq, identities that no event has any more since)
+    answers: Sequence[Answer] = ()  # for their own index; not in the database
 
 
 def apply(db: Connection, flush: Flush) -> None:
@@ -41,4 +43,6 @@ def apply(db: Connection, flush: Flush) -> None:
     wholes = [(r.rung, candles.refolded(db, r.kind, r.rung, r.touched)) for r in flush.refolds]
     for rung, table in [*flush.tables, *wholes]:
         candles.put(db, rung, table)
+    for seq, identities in flush.forgotten:
+        ledger.forget(db, seq, identities)
     candles.apply(db, flush.seq)

@@ -102,6 +102,17 @@ def identities(db: Connection, after: int) -> tuple[Array, Array, Array]:
     return rows["ident"].astype(np.uint64), rows["digest"].astype(np.uint64), rows["pos"].astype(np.int64)
 
 
+def forget(db: Connection, seq: int, identities: Array) -> None:
+    """Note that since this batch no event has these identities any more."""
+    db.execute("INSERT INTO forgotten SELECT unnest(?::UBIGINT[]), ?", [identities.tolist(), seq])
+
+
+def forgotten(db: Connection, after: int) -> Array:
+    """The identities that some batch after this seq let go of."""
+    rows = db.execute("SELECT DISTINCT ident FROM forgotten WHERE seq > ?", [after]).fetchnumpy()
+    return rows["ident"].astype(np.uint64)
+
+
 def count(db: Connection) -> int:
     """How many events the ledger holds."""
     ((found,),) = db.execute("SELECT count(*) FROM ledger").fetchall()
