@@ -16,7 +16,7 @@ from storage.names import Reference, contract_key, folded, qualified
 from storage.records import GRANTS, KIND_CODE, KINDS, Kind, Market, Scope
 
 Run = Callable[..., Awaitable[Any]]  # runs a function of `storage` against the state file, on a worker thread
-HasEvents = Callable[[int], Awaitable[bool]]
+HasEvents = Callable[[int], bool]  # whether the market in a slot has events; asked on a worker thread
 
 CAPACITY = 200_000  # markets in memory
 NOTHING = 255  # in `kinds`: never loaded
@@ -31,10 +31,8 @@ class Markets(Protocol):
     def found(self, state: Any, references: Sequence[Reference], /) -> list[Market | None]: ...
     def found_or_created(self, state: Any, references: Sequence[Reference], kind: Kind, /) -> list[Market | None]: ...
     def by_slots(self, state: Any, slots: Sequence[int], /) -> list[Market]: ...
-    def put(self, state: Any, fields: Mapping[str, object], has_events: Callable[[int], bool], /) -> Market: ...
-    def patch(
-        self, state: Any, symbol: str, fields: Mapping[str, object], has_events: Callable[[int], bool], /
-    ) -> Market: ...
+    def put(self, state: Any, fields: Mapping[str, object], has_events: HasEvents, /) -> Market: ...
+    def patch(self, state: Any, symbol: str, fields: Mapping[str, object], has_events: HasEvents, /) -> Market: ...
     def deactivate(self, state: Any, symbol: str, /) -> Market: ...
     def search(
         self, state: Any, query: str, kind: str | None, type: str | None, exchange: str | None, limit: int, /
@@ -74,14 +72,18 @@ class Registry:
         self._markets: dict[int, Market] = {}
         self._symbols: dict[str, int] = {}
         self._ids: dict[int, int] = {}
-        self._contracts: dict[tuple[int, str], int] = {}
+        self._contracts: dict[tuple[int | None, str], int] = {}
+        # Contracts that were asked for otherwise than their market says. What they mean hangs on all markets, so it is
+        # asked anew after any change.
+        self._meant: dict[tuple[int | None, str], int] = {}
         self._hops = self._evicted = 0
+        self._changes = 0
         self._round = 0  # counts loads
         self._asked = np.zeros(0, np.uint32)  # by slot: the round that last asked for it
         self.kinds: Array = np.zeros(0, np.uint8)  # index into KINDS, or NOTHING
         self.sources: Array = np.zeros(0, np.uint8)  # bit p: PRICE_TYPES[p] moves its candles
         self.calendars: Array = np.zeros(0, np.int16)  # index into `calendar_list`
-        self.chains: Array = np.zeros(0, np.int64)  # -1: on none
+        self.chains: Array = np.zeros(0, np.int64)  # -1: names none
         self.calendar_list: list[Calendar] = []
         self._calendar_codes: dict[tuple[str, str], int] = {}
         self._grow(1023)
@@ -113,9 +115,14 @@ class Registry:
         """The slot of a loaded market by market_id."""
         return self._touched(self._ids.get(market_id))
 
-    def slot_of_contract(self, chain_id: int, address: str) -> int | None:
-        """The slot of a loaded market by its contract."""
-        return self._touched(self._contracts.get((chain_id, contract_key(address))))
+    def slot_of_contract(self, chain_id: int | None, address: str) -> int | None:
+        """The slot of a loaded market by its contract; see `Reference` for what no chain means."""
+        place = chain_id, contract_key(address)
+        slot = self._contracts.get(place)
+        if slot is None:
+            slot = self._meant.get(place)
+            slot = slot if slot in self._markets else None
+        return self._touched(slot)
 
     def market(self, slot: int) -> Market:
         """The loaded market in this slot."""
@@ -129,9 +136,10 @@ class Registry:
         """The kind of a market that has been loaded."""
         return KINDS[int(self.kinds[slot])]
 
-    def chain(self, slot: int) -> int:
-        """The chain of a market that has been loaded; -1 where it is on none."""
-        return int(self.chains[slot])
+    def chain(self, slot: int) -> int | None:
+        """The chain of a market that has been loaded; None where it names none."""
+        chain = int(self.chains[slot])
+        return None if chain < 0 else chain
 
     def calendar(self, slot: int) -> Calendar:
         """The calendar of a market that has been loaded."""
@@ -150,16 +158,16 @@ class Registry:
         least until the caller's next await, however many they are.
         """
         wanted = dict.fromkeys(references)
-        absent: set[Reference] = set()
+        read: dict[Reference, int | None] = {}
         self._round += 1
+        if len(self._meant) > self._capacity:
+            self._meant.clear()
         while True:
-            slots = {r: slot for r in wanted if (slot := self.slot_of(r)) is not None}
-            missing = [r for r in wanted if r not in slots and r not in absent]
+            slots = {r: slot for r in wanted if (slot := self.slot_of(r) or read.get(r)) in self._markets}
+            missing = [r for r in wanted if r not in slots and read.get(r, 0) is not None]
             if not missing:
                 break
-            found = await self._found(missing, create)
-            absent.update(r for r, market in zip(missing, found, strict=True) if market is None)
-            self._hold(market for market in found if market is not None)
+            read.update(await self._read(missing, create))
         self._evict()
         return slots
 
@@ -173,7 +181,9 @@ class Registry:
             if len(found) < len(missing):
                 lost = sorted(set(missing) - {market.slot for market in found})
                 raise BrokenStore(f"state.db has no markets in slots {lost[:10]}, of which there are events")
-            self._hold(found)
+            for market in found:
+                if market.slot not in self._markets:  # else a change has brought it meanwhile
+                    self._keep(market)
         for slot in wanted:
             self._touched(slot)
         self._evict()
@@ -187,14 +197,11 @@ class Registry:
 
     async def put(self, fields: Mapping[str, object]) -> Market:
         """Register a market or change the named fields of the one with exactly this symbol."""
-        symbol = fields.get("market_symbol")
-        eventful = await self._eventful(symbol) if isinstance(symbol, str) else True
-        return await self._change(self._store.put, fields, lambda _: eventful)
+        return await self._change(self._store.put, fields, self._has_events)
 
     async def patch(self, symbol: str, fields: Mapping[str, object]) -> Market:
         """Change the named fields of a market."""
-        eventful = await self._eventful(symbol)
-        return await self._change(self._store.patch, symbol, fields, lambda _: eventful)
+        return await self._change(self._store.patch, symbol, fields, self._has_events)
 
     async def deactivate(self, symbol: str) -> Market:
         """Take a market off the lists."""
@@ -225,28 +232,34 @@ class Registry:
 
     # --- within
 
-    async def _found(self, references: list[Reference], create: Kind | None) -> list[Market | None]:
+    async def _read(self, references: list[Reference], create: Kind | None) -> dict[Reference, int | None]:
+        """Ask the file; what is found is in memory then."""
+        changes = self._changes
         self._hops += 1
-        found: list[Market | None] = await self._run(self._store.found, references)
-        missing = [i for i, market in enumerate(found) if market is None]
-        if create is not None and missing:
+        found: list[Market | None]
+        if create is None:
+            found = await self._run(self._store.found, references)
+        else:
             async with self._changing:
-                self._hops += 1
-                created = await self._run(self._store.found_or_created, [references[i] for i in missing], create)
-            for i, market in zip(missing, created, strict=True):
-                found[i] = market
-        return found
-
-    async def _eventful(self, symbol: str) -> bool:
-        slots = await self.load([symbol])
-        # True for one that is about to be made: nobody asks, unless another process makes it first.
-        return await self._has_events(slots[symbol]) if slots else True
+                found = await self._run(self._store.found_or_created, references, create)
+            changes = self._changes = self._changes + 1
+            self._meant.clear()
+        if changes != self._changes:
+            return {}  # something changed meanwhile, so what was read may be old: it is asked again
+        for reference, market in zip(references, found, strict=True):
+            if market is not None:
+                self._keep(market)
+                if isinstance(reference, tuple) and self.slot_of(reference) is None:
+                    self._meant[reference[0], contract_key(reference[1])] = market.slot
+        return {r: m.slot if m is not None else None for r, m in zip(references, found, strict=True)}
 
     async def _change(self, work: Callable[..., Market], *arguments: Any) -> Market:
         async with self._changing:  # so that memory learns of changes in the order in which they were committed
             self._hops += 1
             market: Market = await self._run(work, *arguments)
             self._keep(market)
+            self._changes += 1
+            self._meant.clear()
         self._evict()
         return market
 
@@ -254,12 +267,6 @@ class Registry:
         if slot is not None:
             self._asked[slot] = self._round
         return slot
-
-    def _hold(self, markets: Iterable[Market]) -> None:
-        """Keep what was read, unless it is here already: by another load, or from a change that is newer."""
-        for market in markets:
-            if market.slot not in self._markets:
-                self._keep(market)
 
     def _keep(self, market: Market) -> None:
         slot = market.slot
@@ -284,7 +291,7 @@ class Registry:
             (self._symbols, folded(market.market_symbol)),
             (self._ids, market.market_id),
         ]
-        if market.chain_id is not None and market.contract_address is not None:
+        if market.contract_address is not None:
             names.append((self._contracts, (market.chain_id, contract_key(market.contract_address))))
         return names
 

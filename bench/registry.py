@@ -85,11 +85,8 @@ def started(path: Path, asked: int) -> dict[str, float]:
     door = Door()
     state = State.open(path)
 
-    async def no_events(_: int) -> bool:
-        return False
-
     async def main() -> dict[str, float]:
-        registry = Registry(lambda work, *arguments: door.run(work, state, *arguments), markets, no_events)
+        registry = Registry(lambda work, *arguments: door.run(work, state, *arguments), markets, lambda _: False)
         await registry.count()
         market = await registry.named(str(a_market(asked)["market_symbol"]).lower())
         assert len(await registry.load([market.market_id, (8453, market.contract_address or "")])) == 2

@@ -101,8 +101,8 @@ def by_id(state: State, market_id: int) -> Market | None:
     return found(state, [market_id])[0]
 
 
-def by_contract(state: State, chain_id: int, address: str) -> Market | None:
-    """The market whose contract lies at this address of this chain."""
+def by_contract(state: State, chain_id: int | None, address: str) -> Market | None:
+    """The market of the contract at this address of this chain."""
     return found(state, [(chain_id, address)])[0]
 
 
@@ -268,7 +268,7 @@ def _created(db: Connection, reference: Reference, kind: Kind) -> Market | None:
         case (chain, address):
             # The same address on another chain is another contract.
             taken = _found(db, address) is not None
-            name = f"{chain}:{address.strip()}" if taken else address.strip()
+            name = address.strip() if not taken or chain is None else f"{chain}:{address.strip()}"
             fields = {"market_symbol": name, "chain_id": chain, "contract_address": address.strip()}
         case _:
             return None
@@ -295,10 +295,11 @@ def _see_free(db: Connection, new: Market, old: Market | None) -> None:
         other = _found(db, new.market_id)
         if other:
             raise Conflict(f"market_id: {new.market_id} is taken by {other.market_symbol!r}")
-    if new.chain_id is not None and new.contract_address is not None:
-        other = _found(db, (new.chain_id, new.contract_address))
+    if new.contract_address is not None:
+        other = _at(db, new.chain_id, contract_key(new.contract_address))
         if other and other.slot != new.slot:
-            what = f"{new.contract_address} on chain {new.chain_id}"
+            chain = "without a chain" if new.chain_id is None else f"on chain {new.chain_id}"
+            what = f"{new.contract_address} {chain}"
             raise Conflict(f"contract_address: {what} is taken by {other.market_symbol!r}")
 
 
@@ -372,9 +373,22 @@ def _found(db: Connection, reference: Reference) -> Market | None:
                 return None
             return _where(db, "market_id = ?", [market_id - (market_id >> 63 << 64)])
         case (chain, address):
-            if not 0 <= chain < 2**63:
-                return None
-            return _where(db, "chain_id = ? AND contract_key = ?", [chain, contract_key(address)])
+            return _at(db, chain, contract_key(address)) or _elsewhere(db, chain, contract_key(address))
+
+
+def _at(db: Connection, chain: int | None, key: str) -> Market | None:
+    """The market that names exactly this contract and this chain, or none."""
+    if chain is not None and not 0 <= chain < 2**63:
+        return None
+    return _where(db, "contract_key = ? AND coalesce(chain_id, -1) = ?", [key, -1 if chain is None else chain])
+
+
+def _elsewhere(db: Connection, chain: int | None, key: str) -> Market | None:
+    """The market that is meant though it does not say so; see `Reference`."""
+    if chain is not None:
+        return _at(db, None, key)
+    rows = db.execute(f"{SELECT} WHERE contract_key = ? LIMIT 2", [key]).fetchall()
+    return _market(rows[0]) if len(rows) == 1 else None
 
 
 def _where(db: Connection, condition: str, values: list[object]) -> Market | None:

@@ -5,7 +5,10 @@ import unicodedata
 
 from storage.records import EXCHANGES, Kind
 
-Reference = str | int | tuple[int, str]  # a symbol, a market_id, or a chain and a contract on it
+# A symbol, a market_id, or a contract and its chain. A contract without a chain means the market that names none
+# either, else the only one with this contract; a market that names none is also meant on every chain where the
+# contract is no other market's.
+Reference = str | int | tuple[int | None, str]
 
 _WORD = re.compile(r"[^\W_]+")
 _LONE = re.compile("[\ud800-\udfff]")  # half characters, which no database takes

@@ -72,9 +72,10 @@ MIGRATIONS: Sequence[Migration] = (
             minmov INTEGER NOT NULL
         )
         """,
+        # A market that names no chain shares its contract with no other that names none.
         """
-        CREATE UNIQUE INDEX markets_contract ON markets (chain_id, contract_key)
-        WHERE chain_id IS NOT NULL AND contract_key IS NOT NULL
+        CREATE UNIQUE INDEX markets_contract ON markets (contract_key, coalesce(chain_id, -1))
+        WHERE contract_key IS NOT NULL
         """,
         "CREATE INDEX markets_listed ON markets (kind, key) WHERE is_active",
         """

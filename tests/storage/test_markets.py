@@ -226,8 +226,19 @@ def test_names_that_only_look_taken_are_free(state: State) -> None:
     put(state, "SPOT:GOLD")  # no spot market of this name
     put(state, "X", chain_id=1, contract_address="0x1234...")  # another chain
     put(state, "Y", contract_address="0x1234...")  # no chain at all
-    put(state, "Z", contract_address="0x1234...")
-    assert markets.count(state).registered == 5
+    assert markets.count(state).registered == 4
+    with pytest.raises(Conflict, match=r"contract_address: 0X1234\.\.\. without a chain is taken by 'Y'"):
+        put(state, "Z", contract_address="0X1234...")
+
+
+def test_a_contract_means_the_market_that_says_so_or_the_only_one_that_can_be_meant(state: State) -> None:
+    one = put(state, "ONE", chain_id=1, contract_address="0xA")
+    assert [markets.by_contract(state, chain, "0xa") for chain in (1, 2, None)] == [one, None, one]
+    two = put(state, "TWO", chain_id=2, contract_address="0xA")
+    assert [markets.by_contract(state, chain, "0xa") for chain in (1, 2, 3, None)] == [one, two, None, None]
+    anywhere = put(state, "ANYWHERE", contract_address="0xA")
+    found = [markets.by_contract(state, chain, "0xa") for chain in (1, 2, 3, None)]
+    assert found == [one, two, anywhere, anywhere]
 
 
 def test_a_name_cannot_be_taken_by_changing_a_market(state: State) -> None:

@@ -24,6 +24,10 @@ def a_reject(n: int, event: str = "{}") -> Reject:
     return Reject(at=n, source="http", market_symbol="GOLD", error=f"price: got {n}", event=event)
 
 
+def size(letter: Reject) -> int:
+    return len((letter.source + (letter.market_symbol or "") + letter.error + letter.event).encode())
+
+
 def test_the_newest_letters_come_first_as_they_were_put(state: State) -> None:
     letters = [a_reject(n, f'{{"price": -{n}}}') for n in range(5)]
     letters.append(Reject(at=9, source="http", error="no market named 'GLOD'", event="null"))
@@ -48,7 +52,7 @@ def test_count_and_bytes_stay_within_their_bounds_and_every_letter_is_kept_or_co
     with tempfile.TemporaryDirectory() as folder, rejects.opened(Path(folder) / "rejects.db") as state:
         put: list[Reject] = []
         for batch in batches:
-            letters = [a_reject(len(put) + i, "é" * size) for i, size in enumerate(batch)]
+            letters = [a_reject(len(put) + i, "é" * length) for i, length in enumerate(batch)]
             put += letters
             totals = rejects.put(state, letters, most, most_bytes)
             kept = rejects.listed(state, 1000)
@@ -56,12 +60,9 @@ def test_count_and_bytes_stay_within_their_bounds_and_every_letter_is_kept_or_co
             assert totals == rejects.totals(state)
             assert totals.kept == len(kept) <= most
             assert totals.kept + totals.dropped == len(put)
-            sizes = [len((r.source + (r.market_symbol or "") + r.error + r.event).encode()) for r in kept]
-            assert totals.bytes == sum(sizes) <= most_bytes
-            if totals.dropped and len(kept) < most and letters:
-                nearest = put[len(put) - len(kept) - 1]
-                size = len((nearest.source + (nearest.market_symbol or "") + nearest.error + nearest.event).encode())
-                assert totals.bytes + size > most_bytes - 1 or len(batch) > most  # none was dropped without need
+            assert totals.bytes == sum(map(size, kept)) <= most_bytes
+            if totals.dropped and totals.kept < most:  # none was dropped without need
+                assert totals.bytes + size(put[-totals.kept - 1]) > most_bytes
 
 
 def test_a_long_event_is_cut_and_half_a_character_replaced(state: State) -> None:
