@@ -79,7 +79,7 @@ async def _ready(port: int) -> bool:
     try:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             await stream.send_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return (await stream.receive_some(1024)).startswith(b"HTTP/1.1 200")
+            return (await stream.receive_some(1024)).split(b" ")[1:2] == [b"200"]
     except (OSError, trio.BrokenResourceError):
         return False
 
