@@ -1,0 +1,397 @@
+"""Pure: the body of a request into columns of plain Arrow types, whatever form it was sent in."""
+
+import json
+import re
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import attrgetter
+from types import NoneType
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from actors.words import KNOWN, TEXT, Mask, Micros, Unreadable, iso, shown
+from storage.errors import BadRequest, TooLarge
+from storage.events import Array
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+ARROW = "application/vnd.apache.arrow.stream"
+MANY = 1 << 20  # events in one request
+FEW = 4  # events that are read one by one, for less than the columns would cost
+
+
+class UnsupportedMediaType(BadRequest):
+    """A body in a form that is not taken."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A request, parsed and not yet understood."""
+
+    n: int
+    columns: dict[str, Any]  # name → Arrow array of a plain type, null where nothing is said
+    odd: Mask  # rows with a value that has no place in its column
+    events: Callable[[Array], Iterable[Any]]  # the events at these rows, as Python values
+    raw: Callable[[int, Any], bytes]  # one event as sent
+
+
+def opened(body: bytes, form: str, limit: int) -> Batch:
+    match form:
+        case "application/json":
+            return _json_batch(body)
+        case "application/x-ndjson":
+            return _ndjson_batch(body)
+        case "application/vnd.apache.arrow.stream":
+            return _arrow_batch(body, limit)
+    raise UnsupportedMediaType(f"Content-Type: expected {JSON}, {NDJSON} or {ARROW}, got {shown(form)}")
+
+
+_ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_ANY_FLOAT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=float)  # 1e400 is inf; three times slower
+_RAWS = msgspec.json.Decoder(list[msgspec.Raw])
+_PARSING = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+@lru_cache(maxsize=256)
+def _shape(names: tuple[str, ...]) -> tuple[msgspec.json.Decoder[Any], msgspec.json.Decoder[Any]]:
+    """Decoders for one object, and for an array of objects, that have no other members than these."""
+    # gc=False: what JSON holds cannot be a cycle.
+    shape = msgspec.defstruct("Shape", [(name, Any, None) for name in names], gc=False, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(shape), msgspec.json.Decoder(list[shape])  # type: ignore[valid-type]  # made just now
+
+
+def _names(first: Any) -> tuple[str, ...] | None:
+    """The members of the first event, if all are known: most requests hold events of one shape."""
+    return tuple(first) if isinstance(first, dict) and KNOWN.issuperset(first) else None
+
+
+def _ndjson_batch(body: bytes) -> Batch:
+    def raw(row: int, event: Any) -> bytes:
+        if not lines:
+            lines.extend(line for line in body.split(b"\n") if line.strip())
+        return lines[row].strip() if len(lines) == batch.n else msgspec.json.encode(event)
+
+    lines: list[bytes] = []
+    start = body[:4096].lstrip()
+    try:
+        names = _names(_ANYTHING.decode(start[: start.find(b"\n") % 4096]))
+        if names is not None:
+            batch = _shaped(names, _shape(names)[0].decode_lines(body), raw)
+            return batch
+    except _PARSING:
+        pass  # events of several shapes, or trouble: the other ways will say
+    batch = _loose(_ndjson_events(body), raw)
+    return batch
+
+
+def _ndjson_events(body: bytes) -> list[Any]:
+    for decoder in (_ANYTHING, _ANY_FLOAT):
+        try:
+            return decoder.decode_lines(body)
+        except msgspec.ValidationError:
+            continue
+        except _PARSING as error:
+            raise _malformed(body, error, lines=True) from None
+    events = []
+    for line in body.split(b"\n"):
+        if line.strip():
+            try:
+                events.append(_one(line))
+            except _PARSING as error:
+                raise _malformed(body, error, lines=True) from None
+    return events
+
+
+def _json_batch(body: bytes) -> Batch:
+    def raw(row: int, _: Any) -> bytes:
+        if not array:
+            return body.strip()
+        if not elements:
+            elements.extend(_RAWS.decode(body))
+        return bytes(elements[row]).strip()
+
+    elements: list[msgspec.Raw] = []
+    start = body[:4096].lstrip()
+    array = start.startswith(b"[")
+    if array:
+        try:
+            text = start[1:].decode("utf-8", "ignore").lstrip()
+            names = _names(json.JSONDecoder().raw_decode(text)[0])
+            if names is not None:
+                return _shaped(names, _shape(names)[1].decode(body), raw)
+        except (*_PARSING, json.JSONDecodeError):
+            pass  # as above
+    return _loose(_json_events(body, array), raw)
+
+
+def _json_events(body: bytes, array: bool) -> list[Any]:
+    found: Any = None
+    for decoder in (_ANYTHING, _ANY_FLOAT):
+        try:
+            found = decoder.decode(body)
+            break
+        except msgspec.ValidationError:
+            continue
+        except _PARSING as error:
+            raise _malformed(body, error) from None
+    else:
+        try:
+            found = [_one(bytes(part)) for part in _RAWS.decode(body)] if array else [_one(body)]
+        except _PARSING as error:
+            raise _malformed(body, error) from None
+    if isinstance(found, dict):
+        return [found]
+    if not isinstance(found, list):
+        raise BadRequest(f"body: expected an object or an array of objects, got {shown(found)}")
+    return found
+
+
+def _one(part: bytes) -> Any:
+    try:
+        return _ANY_FLOAT.decode(part)
+    except msgspec.ValidationError as error:
+        return Unreadable(str(error).partition(" - ")[0].lower())
+
+
+def _malformed(body: bytes, error: Exception, *, lines: bool = False) -> BadRequest:
+    """Says where a body stops being JSON: line, and byte in the line, both from 1."""
+    start, end = 0, len(body)
+    if lines:  # what is wrong with a line may show only in the next
+        for line in body.splitlines(keepends=True) if b"\r" not in body else body.split(b"\n"):
+            try:
+                if line.strip():
+                    _ANYTHING.decode(line)
+            except msgspec.ValidationError:
+                pass
+            except _PARSING as found:
+                error, end = found, start + len(line.rstrip())
+                break
+            start += len(line) + (b"\r" in body)
+    if isinstance(error, RecursionError):
+        return BadRequest(f"body: line {body.count(10, 0, start) + 1}: nested too deeply")
+    at, reason = end, "it ends too early"
+    if isinstance(error, UnicodeDecodeError):
+        reason = "not UTF-8"
+        try:
+            body[start:end].decode()
+        except UnicodeDecodeError as found:
+            at = start + found.start
+    elif place := re.search(r"(?:malformed: )?([^:]+) \(byte (\d+)\)$", str(error)):
+        at, reason = start + int(place[2]), place[1].strip()
+    line_start = body.rfind(b"\n", 0, at) + 1
+    return BadRequest(f"body: line {body.count(10, 0, at) + 1}, byte {at - line_start + 1}: {reason}")
+
+
+def _shaped(names: Sequence[str], events: Sequence[Any], raw: Callable[[int, Any], bytes]) -> Batch:
+    values = {name: list(map(attrgetter(name), events)) for name in names}
+
+    def read(rows: Array) -> Iterator[Any]:
+        return ({name: column[row] for name, column in values.items()} for row in rows.tolist())
+
+    return _listed(len(events), values, read, raw)
+
+
+def _loose(events: Sequence[Any], raw: Callable[[int, Any], bytes]) -> Batch:
+    def read(rows: Array) -> Iterator[Any]:
+        return (events[row] for row in rows.tolist())
+
+    objects = events
+    if not set(map(type, events)) <= {dict}:
+        objects = [event if type(event) is dict else {} for event in events]  # an empty one has no market, so is slow
+    names = KNOWN.intersection(set().union(*objects))
+    return _listed(len(events), {name: [event.get(name) for event in objects] for name in names}, read, raw)
+
+
+def _listed(
+    n: int, values: Mapping[str, list[Any]], read: Callable[[Array], Iterable[Any]], raw: Callable[[int, Any], bytes]
+) -> Batch:
+    odd = np.zeros(n, np.bool_)
+    columns: dict[str, Any] = {}
+    if n > FEW:
+        for name, column in values.items():
+            array = _column(column, odd)
+            if array is not None:
+                columns[name] = array
+    return Batch(n, columns, odd, read, raw)
+
+
+_PLAIN: dict[type, Any] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+
+
+def _column(values: list[Any], odd: Mask) -> Any:
+    """Values as one Arrow array of a plain type; those of another type are null there, and their rows odd."""
+    if type(values[0]) is str:
+        try:
+            return pa.array(values, pa.string())
+        except pa.ArrowException:
+            pass  # something else among them
+    kinds = set(map(type, values))
+    whole = NoneType not in kinds
+    kinds.discard(NoneType)
+    if not kinds:
+        return None
+    try:
+        if len(kinds) == 1:
+            (kind,) = kinds
+            if kind in _PLAIN:
+                return pa.array(values, _PLAIN[kind])
+        elif kinds == {int, float} and whole:
+            return pa.array(values, pa.float64())
+    except (pa.ArrowInvalid, OverflowError):
+        pass  # an integer too large: row by row
+    main = next((type(value) for value in values if type(value) in _PLAIN), None)
+    fits = [type(value) is main and (main is not int or -(1 << 63) <= value < 1 << 63) for value in values]
+    odd |= np.array([value is not None and not fit for value, fit in zip(values, fits, strict=True)], np.bool_)
+    if main is None:
+        return None
+    return pa.array([value if fit else None for value, fit in zip(values, fits, strict=True)], _PLAIN[main])
+
+
+def _arrow_batch(body: bytes, limit: int) -> Batch:
+    try:
+        table = _arrow_table(body, limit)
+        columns = {name: _plain(name, table.column(name)) for name in table.column_names}
+    except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
+        raise BadRequest(
+            f"body: not an Arrow stream: {str(error).splitlines()[0] if str(error) else 'broken'}"
+        ) from None
+    columns = {name: column for name, column in columns.items() if column.null_count < len(column)}
+
+    def read(rows: Array) -> Iterator[Any]:
+        for start in range(0, len(rows), 1024):
+            some = pa.array(rows[start : start + 1024])
+            values = {name: _values(column.take(some)) for name, column in columns.items()}
+            for i in range(len(some)):
+                yield {name: column[i] for name, column in values.items() if column[i] is not None}
+
+    def raw(_: int, event: Any) -> bytes:
+        return msgspec.json.encode({k: iso(v) if isinstance(v, Micros) else v for k, v in event.items()})
+
+    return Batch(table.num_rows, columns, np.zeros(table.num_rows, np.bool_), read, raw)
+
+
+def _arrow_table(body: bytes, limit: int) -> Any:
+    buffer = pa.py_buffer(body)
+    if _unpacked_size(buffer, limit) > limit:
+        raise TooLarge(f"body: expected at most {limit} bytes unpacked, got more")
+    schema = pa.ipc.open_stream(buffer).schema
+    wanted = [i for i, name in enumerate(schema.names) if name in KNOWN]
+    if not wanted:
+        raise BadRequest(f"body: expected columns like market_symbol, timestamp and price, got {shown(schema.names)}")
+    for i in wanted:
+        if schema.names.count(schema.names[i]) > 1:
+            raise BadRequest(f"body: expected one column {schema.names[i]}, got several")
+        _refuse_nested(schema.field(i))
+    batches = []
+    rows = 0
+    with pa.ipc.open_stream(buffer, options=pa.ipc.IpcReadOptions(included_fields=wanted, use_threads=False)) as reader:
+        for batch in reader:
+            rows += batch.num_rows
+            if rows > MANY:  # a column of nulls may claim any length
+                raise TooLarge(f"body: expected at most {MANY} events, got more")
+            batch.validate(full=True)  # offsets, indices and UTF-8 are only claims until then
+            batches.append(batch)
+        return pa.Table.from_batches(batches, reader.schema).unify_dictionaries()
+
+
+_TEXTUAL = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+_NUMERIC = (
+    "bool",
+    "halffloat",
+    "float",
+    "double",
+    "null",
+    *(f"{sign}int{w}" for sign in ("", "u") for w in (8, 16, 32, 64)),
+)
+
+
+def _refuse_nested(field: Any) -> None:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    name = str(kind)
+    if not (name in _TEXTUAL or name in _NUMERIC or pa.types.is_decimal(kind) or pa.types.is_timestamp(kind)):
+        raise BadRequest(f"{field.name}: expected a column of texts, numbers, booleans or timestamps, got {field.type}")
+
+
+def _plain(name: str, column: Any) -> Any:
+    """A column as one array of one of the few types that are read whole."""
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        if str(kind.value_type) in _TEXTUAL:
+            return pa.DictionaryArray.from_arrays(array.indices, _cut(array.dictionary.cast(pa.string())))
+        return _plain(name, pa.chunked_array([array.dictionary_decode()]))
+    if str(kind) in _TEXTUAL:
+        return _cut(array.cast(pa.string()))
+    if pa.types.is_timestamp(kind):
+        return array.cast(pa.timestamp("us", kind.tz), safe=kind.unit != "ns")  # µs are kept
+    if pa.types.is_decimal(kind):
+        return array.cast(pa.string())
+    if pa.types.is_float16(kind) or pa.types.is_float32(kind):
+        return array.cast(pa.float32()).cast(pa.string()).cast(pa.float64())  # by its own shortest text
+    if pa.types.is_integer(kind):
+        try:
+            return array.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return array  # unsigned, and beyond: row by row
+    return array
+
+
+def _cut(texts: Any) -> Any:
+    """No text longer than what shows that it is too long."""
+    if len(texts) and (pc.max(pc.binary_length(texts)).as_py() or 0) > 4 * TEXT:
+        return pc.utf8_slice_codeunits(texts, 0, 4 * TEXT)
+    return texts
+
+
+def _values(column: Any) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        return [None if at is None else Micros(at) for at in column.view(pa.int64()).to_pylist()]
+    return list(column.to_pylist())
+
+
+def _unpacked_size(buffer: Any, limit: int) -> int:
+    """The bytes that a stream's compressed buffers say they unpack to; 0 where none is compressed.
+
+    Arrow allocates what a buffer claims, so the claims are added up first. The layout is that of the flatbuffers
+    Message, RecordBatch and DictionaryBatch (format/Message.fbs).
+    """
+    size = 0
+    for message in pa.ipc.MessageReader.open_stream(buffer):
+        if message.type not in ("record batch", "dictionary"):
+            continue
+        data = message.metadata.to_pybytes()
+        header = _member(data, struct.unpack_from("<I", data, 0)[0], 2)
+        batch = _follow(data, header)
+        if message.type == "dictionary":
+            batch = _follow(data, _member(data, batch, 1))
+        if not _member(data, batch, 3):  # compression
+            continue
+        listed = _follow(data, _member(data, batch, 2))
+        (count,) = struct.unpack_from("<I", data, listed)
+        for i in range(count):
+            offset, length = struct.unpack_from("<qq", data, listed + 4 + 16 * i)
+            if length >= 8:
+                (claimed,) = struct.unpack_from("<q", message.body, offset)
+                size += length if claimed == -1 else claimed
+                if claimed < -1 or size > limit:
+                    return limit + 1
+    return size
+
+
+def _member(data: bytes, table: int, number: int) -> int:
+    """Where a flatbuffers table keeps a member; 0 where it has none."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    (length,) = struct.unpack_from("<H", data, vtable)
+    at = 4 + 2 * number
+    offset = struct.unpack_from("<H", data, vtable + at)[0] if at + 2 <= length else 0
+    return table + offset if offset else 0
+
+
+def _follow(data: bytes, at: int) -> int:
+    return at + int(struct.unpack_from("<I", data, at)[0])
