@@ -16,6 +16,7 @@ from storage.partials import FIELDS, NEVER, Partials
 
 Bucket = Callable[[Array], Array]
 KEY_PARTS = ("ts", "block", "idx", "tid", "pos")
+SEQ_SHIFT = 24  # a place is seq << 24 | row
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +58,13 @@ def fold(inputs: Inputs) -> Partials:
     if not inputs.n:
         return Partials(inputs.kind, 0, {"market": np.zeros(0, np.int32), "t": np.zeros(0, np.int64)})
     order = _event_order(inputs)
-    market, t = inputs.market[order], inputs.t[order]
+    market, t = inputs.market.take(order), inputs.t.take(order)
     starts = _starts(market, t)
     sorted_ = _Sorted(inputs, order, starts)
     columns = {"market": market[starts], "t": t[starts]}
     for measure in MEASURES[inputs.kind]:
         sorted_.reduce(measure, columns)
-    seq = sorted_.key("pos") >> 24
-    columns["rev"] = np.maximum.reduceat(seq, starts)
-    born = np.full(len(starts), NEVER)
-    priced, first, _ = sorted_.said(MEASURES[inputs.kind][0])
-    if priced is None or first is None:
-        born = np.minimum.reduceat(seq, starts)
-    else:
-        rows = np.flatnonzero(priced)
-        if len(rows):
-            np.minimum.at(born, sorted_.groups()[rows], seq[rows])
-    columns["born"] = born
+    columns["rev"], columns["born"] = sorted_.seqs()
     return Partials(inputs.kind, len(starts), columns)
 
 
@@ -89,7 +80,7 @@ def _event_order(inputs: Inputs) -> Array:
     """Row numbers by market and order key. Arrival order within a market is the usual case and is kept cheaply."""
     keys = inputs.keys
     order = market_order(inputs.market)
-    market, ts = inputs.market[order], keys.ts[order]
+    market, ts = inputs.market.take(order), keys.ts.take(order)
     same = market[1:] == market[:-1]
     later = ts[1:] > ts[:-1]
     tie = ts[1:] == ts[:-1]
@@ -154,8 +145,20 @@ class _Sorted:
     def _gather(self, name: str, column: Array) -> Array:
         found = self._gathered.get(name)
         if found is None:
-            found = self._gathered[name] = column[self._order]
+            found = self._gathered[name] = column.take(self._order, axis=0)
         return found
+
+    def seqs(self) -> tuple[Array, Array]:
+        """Per group the newest seq, and the oldest seq that set a price."""
+        pos = self._inputs.keys.pos
+        first, last = int(pos.min()) >> SEQ_SHIFT, int(pos.max()) >> SEQ_SHIFT
+        priced, rows, _ = self.said(MEASURES[self._inputs.kind][0])
+        if first == last:
+            rev = np.full(len(self.starts), last)
+            return rev, rev if rows is None else np.where(rows < 0, NEVER, rev)
+        seq = self.key("pos") >> SEQ_SHIFT
+        born = np.where(priced, seq, NEVER) if priced is not None else seq
+        return np.maximum.reduceat(seq, self.starts), np.minimum.reduceat(born, self.starts)
 
     def _value(self, name: str) -> Array:
         column = self._inputs.values[name]
@@ -224,7 +227,7 @@ class _Sorted:
         for part in KEY_PARTS:
             column = getattr(keys, part)
             if column is not None:
-                columns[f"{measure.name}_{part}"] = self.key(part)[rows]
+                columns[f"{measure.name}_{part}"] = column[self._order[rows]]
         if missing is not None and missing.any():
             columns[measure.name][missing] = np.nan
             for part in KEY_PARTS:

@@ -108,8 +108,6 @@ class Backlog(Protocol):
 
     applied: int
 
-    @property
-    def waiting(self) -> int: ...
     async def flushed(self, seq: int) -> None: ...
     def statistics(self) -> Any: ...
 
@@ -150,6 +148,7 @@ class Intake:
         self._create, self._most, self._limit, self._now = create, most, limit, now
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
         self._recent: deque[Commit] = deque()  # what the store may not have yet
+        self._unflushed = 0  # events in them
         self._keys: dict[str, trio.Event] = {}  # requests with a key that are under way
         self._answers: dict[str, bytes] = {}  # given since the start, until the index has them
         self._requests = self._words = self._commits = 0
@@ -293,7 +292,7 @@ class Intake:
 
     async def _room(self) -> None:
         """Producers wait while the store is far behind, and are refused while it cannot be written."""
-        while self._backlog.waiting > self._most:
+        while self._behind() > self._most:
             failing = self._backlog.statistics().failing
             if failing:
                 raise Unavailable(failing, retry_after=5)
@@ -372,9 +371,16 @@ class Intake:
             self._index.forget(commit.forgotten)
         know(self._index, commit.events)
         self._recent.append(commit)
+        self._unflushed += commit.events.n
+
+    def _behind(self) -> int:
+        """How many committed events the store does not have yet."""
         while self._recent and self._recent[0].seq <= self._backlog.applied:
-            for answer in self._recent.popleft().answers:
+            commit = self._recent.popleft()
+            self._unflushed -= commit.events.n
+            for answer in commit.answers:
                 self._answers.pop(answer.key, None)  # the index has it by now
+        return self._unflushed
 
     async def _put_away(self, seq: int) -> None:
         """Keep the identities in memory few: the older ones go to files, on a thread."""

@@ -2,9 +2,9 @@
 
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from time import perf_counter
+from time import thread_time
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ import trio
 from msgspec import Struct
 
 from actors import candle, fold
-from actors.candle import LAYOUTS, Row
+from actors.candle import LAYOUTS, REV, Row, State, T
 from actors.hub import Bar, Gone, Start, Subscription, Topic
 from actors.ring import ALWAYS, Ring, View, grouped, view
 from actors.rounds import Round
@@ -26,7 +26,7 @@ from storage.records import Market
 from storage.schema import RUNGS
 from storage.store import History
 
-T = TypeVar("T")
+Found = TypeVar("Found")
 FAR = 2**61  # later than any bar
 DAY = 86400
 GRACE = 2.0  # seconds a bar stays open for stragglers
@@ -109,6 +109,9 @@ class MarketActor:
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
         self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
         self._unflushed: deque[tuple[int, Row]] = deque()
+        self._second: State | None = None  # rows of one second that are not in the rings yet
+        self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
+        self._parked = False  # the task waits for mail
         self._outside = dict.fromkeys(RUNGS, seq)  # newest seq that may have changed what is not in the ring
         self._feeds: dict[Resolution, _Feed] = {}
         self.seq = seq  # the newest slice taken in
@@ -119,17 +122,26 @@ class MarketActor:
     # --- from outside
 
     def tell(self, message: Slice | Tick) -> None:
-        """Leave a message; never waits. The number of unflushed rounds bounds how many there can be."""
+        """Leave a message; never waits. The number of unflushed rounds bounds how many there can be.
+
+        A slice that nobody watches and that needs nothing from the disk is taken in at once, in the caller's turn,
+        when the task has nothing else to do: waking it would cost several times what there is to be done.
+        """
+        if self._parked and isinstance(message, Slice) and not message.touched and not self._feeds:
+            self._take_in(message)
+            return
+        self._parked = False
         self._mailbox.send_nowait(message)
 
-    async def ask(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def ask(self, work: Callable[[], Awaitable[Found]]) -> Found:
         """Run `work`, a method of this actor, after everything told before."""
         reply, answer = trio.open_memory_channel[Any](1)
+        self._parked = False
         self._mailbox.send_nowait(Ask(work, reply))
         found = await answer.receive()
         if isinstance(found, BaseException):
             raise found
-        result: T = found
+        result: Found = found
         return result
 
     @property
@@ -153,63 +165,83 @@ class MarketActor:
     async def run(self) -> None:
         """Live until closed."""
         async with self._inbox:
+            self._parked = not self.busy
             async for message in self._inbox:
                 match message:
                     case Slice():
                         await self._take(message)
                     case Ask(work, reply):
                         try:
+                            await self._settle()
                             found: Any = await work()
                         except Exception as error:
                             found = error
                         reply.send_nowait(found)
                     case Tick():
                         await self._close_bars()
+                self._parked = not self.busy
 
     # --- slices
 
-    async def _take(self, piece: Slice) -> None:
-        began = perf_counter()
-        seq = piece.round.last
+    def _take_in(self, piece: Slice) -> None:
+        """Add a slice to what is in memory; the rings follow when somebody looks."""
+        began = thread_time()
+        seq = self.seq = piece.round.last
         self.idle_since = self._now()
         self._trim()
-        self._unflushed.extend((seq, row) for row in piece.rows)
-        self._newest = max(self._newest, piece.newest)
-        self.seq = seq
-        changed = {stored: self._add(ring, piece.rows) for stored, ring in self._rings.items()}
-        missing = [
-            (ring, times) for ring, (_, times) in zip(self._rings.values(), changed.values(), strict=True) if times
-        ]
-        for ring, times in missing:
-            await self._bring(ring, times)
-        for stored in RUNGS:
-            if stored not in self._rings:
-                self._outside[stored] = seq
-        piece.round.cost += perf_counter() - began
+        for row in piece.rows:
+            self._unflushed.append((seq, row))
+            if self._second is not None and self._second[T] == row[T]:
+                candle.absorb(self._layout, self._second, row)
+            else:
+                self._lay()
+                self._second = candle.started(self._layout, row, row[T])
+        if piece.newest > self._newest:
+            self._newest = piece.newest
         piece.round.waiting -= 1
-        if piece.touched:
-            # The store folds the touched buckets again from the ledger; from here on this round may be flushed.
-            await self._flushed(seq)
-            for ring in self._rings.values():
-                times = sorted({self._start(ring.rung, second) for second in piece.touched})
-                await self._bring(ring, times)
-                changed[ring.rung][0].update(times)
-                self._outside[ring.rung] = seq
-        if self._feeds:
-            await self._publish(seq, {stored: times for stored, (times, _) in changed.items()}, piece.touched)
+        piece.round.cost += thread_time() - began
 
-    def _add(self, ring: Ring, rows: Sequence[Row]) -> tuple[set[int], list[int]]:
-        """(bars that changed, those of them whose state must be brought)."""
-        changed: set[int] = set()
-        missing: set[int] = set()
-        for row in rows:
-            t = self._start(ring.rung, row[0])
-            changed.add(t)
+    async def _take(self, piece: Slice) -> None:
+        await self._settle()
+        self._take_in(piece)
+        self._lay()
+        changed = {stored: {self._start(stored, row[T]) for row in piece.rows} for stored in self._rings}
+        if piece.touched:
+            # The store folds the touched buckets again from the ledger; this round may be flushed from here on.
+            await self._flushed(piece.round.last)
+            for ring in self._rings.values():
+                times = {self._start(ring.rung, second) for second in piece.touched}
+                await self._bring(ring, times)
+                self._missing[ring.rung] -= times
+                changed[ring.rung] |= times
+            self._outside = dict.fromkeys(RUNGS, piece.round.last)
+        await self._settle()
+        if self._feeds:
+            await self._publish(piece.round.last, changed, piece.touched)
+
+    def _lay(self) -> None:
+        """Add what has gathered of one second to the rings."""
+        row, self._second = self._second, None
+        if row is None:
+            return
+        for stored in RUNGS:
+            ring = self._rings.get(stored)
+            if ring is None:
+                self._outside[stored] = max(self._outside[stored], row[REV])
+                continue
+            t = self._start(stored, row[T])
             if t < ring.floor:
-                self._outside[ring.rung] = max(self._outside[ring.rung], row[1])
-            elif t in missing or not ring.add(row, t):
-                missing.add(t)
-        return changed, sorted(missing)
+                self._outside[stored] = max(self._outside[stored], row[REV])
+            elif t in self._missing[stored] or not ring.add(row, t):
+                self._missing[stored].add(t)
+
+    async def _settle(self) -> None:
+        """Make the rings complete."""
+        self._lay()
+        for stored, times in self._missing.items():
+            if times:
+                await self._bring(self._rings[stored], times)
+                times.clear()
 
     def _start(self, stored: int, second: int) -> int:
         if stored == 1:
@@ -228,13 +260,12 @@ class MarketActor:
         while unflushed and unflushed[0][0] <= applied:
             unflushed.popleft()
 
-    async def _bring(self, ring: Ring, times: list[int]) -> None:
+    async def _bring(self, ring: Ring, times: Iterable[int]) -> None:
         """Put the present states of these bars into the ring."""
-        times = [t for t in times if t >= ring.floor]
-        if not times:
+        wanted = {t for t in times if t >= ring.floor}
+        if not wanted:
             return
-        rows, applied = await self._store.at(self.kind, ring.rung, self.record.slot, times)
-        wanted = set(times)
+        rows, applied = await self._store.at(self.kind, ring.rung, self.record.slot, sorted(wanted))
         late = self._late(ring.rung, applied)
         late = late.take(np.array([t in wanted for t in late["t"].tolist()], np.bool_))
         for row in candle.rows(fold.merged(together([rows, late]))):
@@ -502,6 +533,7 @@ class MarketActor:
             feed.topic.publish(seq, bars, gone)
 
     async def _close_bars(self) -> None:
+        await self._settle()
         for feed in list(self._feeds.values()):
             over = sorted(t for t in feed.open if self._closed(feed.resolution, t))
             bars = [bar for t in over for bar in await self._one(feed, t)]

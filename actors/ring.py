@@ -119,7 +119,7 @@ class Ring:
         self._layout = LAYOUTS[kind]
         self._hot: list[State] = []  # ascending in t
         self._low = self._high = 0  # the rows in use
-        self._columns = {name: _column(16, *shape) for name, shape in TYPES[kind].items()}
+        self._columns = NO_COLUMNS[kind]
 
     def __len__(self) -> int:
         return self._high - self._low + len(self._hot)
@@ -268,10 +268,10 @@ class Ring:
                 column[:used] = column[self._low : self._high].copy()
         else:
             room = min(max(room * 2, 16), max(self.size + self.size // 16 + 16, used + 16))
-            for name, column in self._columns.items():
-                grown = _column(room, *TYPES[self.kind][name])
-                grown[:used] = column[self._low : self._high]
-                self._columns[name] = grown
+            columns = {name: _column(room, *shape) for name, shape in TYPES[self.kind].items()}
+            for name, grown in columns.items():
+                grown[:used] = self._columns[name][self._low : self._high]
+            self._columns = columns
         self._low, self._high = 0, used
 
     def _write(self, at: int, state: State) -> None:
@@ -286,12 +286,15 @@ class Ring:
                 column[at] = _value(layout, name, state)
 
 
-def _time(state: State) -> int:
-    return int(state[T])
-
-
 def _column(room: int, dtype: type, width: int) -> Array:
     return np.zeros((room, 2), dtype) if width == 2 else np.zeros(room, dtype)
+
+
+NO_COLUMNS = {kind: {name: _column(0, *shape) for name, shape in TYPES[kind].items()} for kind in TYPES}
+
+
+def _time(state: State) -> int:
+    return int(state[T])
 
 
 def grouped(bars: View, labels: Array) -> View:

@@ -16,6 +16,7 @@ from storage.partials import concat as together
 from storage.schema import RUNGS
 
 DAY = 86400
+CHUNK = 65_536  # events folded at a time
 FINER = {60: 1, 300: 60, 900: 300, 3600: 900, DAY: 60}  # trading days are cut at whole minutes
 Days = Callable[[Array, Array], Array]  # (markets, seconds) -> the label of each second's trading day
 Spans = Callable[[int, int], tuple[int, int]]  # (market, label of a day) -> its events lie in [low, high) µs
@@ -27,7 +28,8 @@ class Round:
 
     first: int  # seqs
     last: int
-    events: Events
+    events: Sequence[Events]
+    count: int  # of the events
     tables: dict[str, Partials]  # one-second partials by kind, in (market, t) order
     dead: Sequence[Dead]
     forgotten: Sequence[tuple[int, Array]] = ()
@@ -38,16 +40,36 @@ class Round:
 
 def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
     """Fold committed batches; `kinds` and `sources` are by slot of market."""
-    events = concat([commit.events for commit in commits])
-    tables = {}
-    if events.n:
+    parts: dict[str, list[Partials]] = {}
+    chunks = _chunks([commit.events for commit in commits if commit.events.n])
+    for events in chunks:
         for kind, rows in vamm.kinds_of(events.integers("market"), kinds, KINDS).items():
             some = events if len(rows) == events.n else events.take(rows)
-            tables[kind] = fold.fold(vamm.inputs(kind, some, sources))
-    dead = [event for commit in commits for event in commit.dead]
-    answers = [answer for commit in commits for answer in commit.answers]
-    forgotten = [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)]
-    return Round(commits[0].seq, commits[-1].seq, events, tables, dead, forgotten, answers)
+            parts.setdefault(kind, []).append(fold.fold(vamm.inputs(kind, some, sources)))
+    return Round(
+        commits[0].seq,
+        commits[-1].seq,
+        chunks,
+        sum(events.n for events in chunks),
+        {kind: fold.merged(together(some)) for kind, some in parts.items()},
+        [event for commit in commits for event in commit.dead],
+        [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)],
+        [answer for commit in commits for answer in commit.answers],
+    )
+
+
+def _chunks(batches: Sequence[Events]) -> list[Events]:
+    """Small batches together, large ones by themselves: what is folded at a time should fit the caches."""
+    chunks: list[Events] = []
+    some: list[Events] = []
+    count = 0
+    for events in batches:
+        if some and count + events.n > CHUNK:
+            chunks.append(concat(some))
+            some, count = [], 0
+        some.append(events)
+        count += events.n
+    return [*chunks, concat(some)] if some else chunks
 
 
 def rung_start(rung: int, markets: Array, t: Array, days: Days) -> Array:
@@ -73,7 +95,7 @@ def flushed(rounds: Sequence[Round], kinds: Array, sources: Array, days: Days, s
             made_[rung] = fold.merged(finer.at(t))
             gone = [refold.touched for refold in refolds if refold.kind == kind and refold.rung == rung]
             tables.append((rung, _without(made_[rung], gone)))
-    events = [round_.events for round_ in rounds if round_.events.n]
+    events = [some for round_ in rounds for some in round_.events]
     answers = [answer for round_ in rounds for answer in round_.answers]
     forgotten = [one for round_ in rounds for one in round_.forgotten]
     return Flush(rounds[-1].last, events, [event for event, _ in dead], tables, refolds, forgotten, answers)

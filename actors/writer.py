@@ -73,7 +73,7 @@ class Writer:
     def hold(self, round_: Round) -> None:
         """Take a round that was handed to its actors; it is flushed once all of them took it in."""
         self._rounds.append(round_)
-        self._waiting += round_.events.n
+        self._waiting += round_.count
         if self._waiting >= self._events:
             self._wake.set()
 
@@ -156,8 +156,8 @@ class Writer:
         await self._commit(await self._sum_up(ready))
         for round_ in ready:
             self._rounds.popleft()
-            self._waiting -= round_.events.n
-            self._flushed_events += round_.events.n
+            self._waiting -= round_.count
+            self._flushed_events += round_.count
         self.applied = ready[-1].last
         took = trio.current_time() - began
         self._flushes += 1

@@ -119,7 +119,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                     identities.forget(one.forgotten)
                 know(identities, one.events)
             await commit(await sum_up([round_]))
-            applied, batches, events = round_.last, batches + len(commits), events + round_.events.n
+            applied, batches, events = round_.last, batches + len(commits), events + round_.count
         recovered = Recovered(
             batches,
             events,

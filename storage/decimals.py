@@ -138,12 +138,20 @@ def to_arrow(values: Floats, exact: Any = None) -> Any:
     return arrow(units(values, exact), ~np.isnan(values))
 
 
+def narrow(mantissa: NDArray[np.int64], places: int, valid: NDArray[np.bool_]) -> Any:
+    """mantissa / 10**places as an Arrow decimal64(18, places) array, without copying; null where not `valid`."""
+    buffers = [_bitmap(valid), pa.py_buffer(np.ascontiguousarray(mantissa))]
+    return pa.Array.from_buffers(pa.decimal64(DECIMALS, places), len(mantissa), buffers)
+
+
 def arrow(amounts: Units, valid: NDArray[np.bool_] | None = None) -> Any:
     """Amounts as an Arrow decimal128(38, 18) array, without copying them; null where not `valid`."""
-    bitmap = None
-    if valid is not None and not valid.all():
-        bitmap = pa.py_buffer(np.packbits(valid, bitorder="little"))
-    return pa.Array.from_buffers(DECIMAL, len(amounts), [bitmap, pa.py_buffer(np.ascontiguousarray(amounts))])
+    buffers = [None if valid is None else _bitmap(valid), pa.py_buffer(np.ascontiguousarray(amounts))]
+    return pa.Array.from_buffers(DECIMAL, len(amounts), buffers)
+
+
+def _bitmap(valid: NDArray[np.bool_]) -> Any:
+    return None if valid.all() else pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def from_arrow(array: Any) -> Units:

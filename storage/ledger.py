@@ -32,7 +32,10 @@ def to_arrow(events: Events) -> pa.Table:
 
 def _column(events: Events, name: str) -> pa.Array:
     if name in NUMBERS:
-        return decimals.to_arrow(events.numbers(name), events.exact(name))
+        values, exact = events.numbers(name), events.exact(name)
+        found = decimals.scaled(values) if exact is None else None
+        # DuckDB widens small decimals faster than numpy does.
+        return decimals.to_arrow(values, exact) if found is None else decimals.narrow(*found, ~np.isnan(values))
     if name in TEXTS:
         return events.texts(name)
     column = events.integers(name)
