@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter
 from types import NoneType
 from typing import Any
 
@@ -189,7 +188,7 @@ def _malformed(body: bytes, error: Exception, *, lines: bool = False) -> BadRequ
 
 
 def _shaped(names: Sequence[str], events: Sequence[Any], raw: Callable[[int, Any], bytes]) -> Batch:
-    values = {name: list(map(attrgetter(name), events)) for name in names}
+    values = {name: _PULL[name](events) for name in names}
 
     def read(rows: Array) -> Iterator[Any]:
         return ({name: column[row] for name, column in values.items()} for row in rows.tolist())
@@ -221,6 +220,10 @@ def _listed(
     return Batch(n, columns, odd, read, raw)
 
 
+# A comprehension over a member that is written out takes half the time of any that looks it up by name.
+_PULL: dict[str, Callable[[Sequence[Any]], list[Any]]] = {
+    name: eval(f"lambda events: [event.{name} for event in events]") for name in KNOWN
+}
 _PLAIN: dict[type, Any] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
 

@@ -30,6 +30,7 @@ from actors.words import (
     usual_price_type,
 )
 from storage import decimals
+from storage.decimals import DECIMALS
 from storage.events import DECIMAL, EVENT_CODE, EXACT, NUMBERS, PRICE_CODE, Array, Column
 from storage.names import Reference
 from storage.records import KIND_CODE
@@ -256,13 +257,14 @@ class Reading:
     def _decimal_texts(self, column: Any) -> tuple[Array, Any] | None:
         """Numbers sent as text: floats, and exact decimals where those say something else."""
         texts = self._short(column)
-        plain = pc.match_substring_regex(texts, r"^-?[0-9]{1,20}(\.[0-9]{1,18})?$")
-        good = plain.fill_null(True).to_numpy(zero_copy_only=False)
-        if not good.all():
-            self._only(good)
+        amounts = _amounts(texts)
+        if amounts is None:
+            plain = pc.match_substring_regex(texts, r"^-?[0-9]{1,20}(\.[0-9]{1,18})?$")
+            self._only(plain.fill_null(True).to_numpy(zero_copy_only=False))
             texts = pc.if_else(plain, texts, pa.scalar(None, pa.string()))
+            amounts = texts.cast(DECIMAL)
         values: Array = texts.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        said = decimals.from_arrow(texts.cast(DECIMAL))
+        said = decimals.from_arrow(amounts)
         fit = decimals.fits(values)
         self._only(fit)
         differ = (decimals.units(np.where(fit, values, 0.0)) != said).any(axis=1) & ~np.isnan(values)
@@ -415,6 +417,22 @@ def _filled(column: Any, nothing: float) -> Array:
         column = column.fill_null(nothing)
     values: Array = column.to_numpy(zero_copy_only=False)
     return values
+
+
+def _amounts(texts: Any) -> Any:
+    """Texts as decimals where all are short and plain; None where they need a closer look.
+
+    Arrow reads a text of too many digits, or with too large an exponent, as another number without a word.
+    """
+    data = texts.buffers()[2]
+    if (pc.max(pc.binary_length(texts)).as_py() or 0) > DECIMALS or (
+        data is not None and b"e" in data.to_pybytes().lower()
+    ):
+        return None
+    try:
+        return texts.cast(DECIMAL)
+    except pa.ArrowInvalid:
+        return None
 
 
 def _is_text(column: Any) -> bool:

@@ -107,10 +107,9 @@ def _units_by_row(values: Floats) -> Units:
 
 
 def _units_by_text(values: Floats) -> Units:
-    try:
+    if fits(values).all():  # of those that do not, Arrow reads some as other numbers without a word
         return from_arrow(pa.array(values).cast(pa.string()).cast(DECIMAL))
-    except pa.ArrowInvalid:
-        return from_ints([from_text(repr(value)) for value in values.tolist()])  # says which value it is
+    return from_ints([from_text(repr(value)) for value in values.tolist()])  # says which value it is
 
 
 def from_text(text: str) -> int:

@@ -398,6 +398,11 @@ def test_a_decimal_that_no_float_says_is_kept_exactly(sent: Any, amount: int | N
         (1e20, "price: expected at most 18 decimals and 20 digits before the point, got 1e+20"),
         (10**20, f"price: expected at most 20 digits before the point, got {10**20}"),
         (10**400, "price: expected at most 20 digits before the point, got an integer of 1329 bits"),
+        ("1.5e22", 'price: expected at most 18 decimals and 20 digits before the point, got "1.5e22"'),
+        (
+            "400602703026650276333.41483",
+            'price: expected at most 18 decimals and 20 digits before the point, got "400602703026650276333.41483"',
+        ),
         ("1e99999999", 'price: expected at most 18 decimals and 20 digits before the point, got "1e99999999"'),
     ],
 )

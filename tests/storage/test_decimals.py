@@ -60,6 +60,13 @@ def test_units_are_refused_exactly_where_a_value_does_not_fit(values: list[float
             decimals.units(column(values))
 
 
+@pytest.mark.parametrize("value", [1.5e22, 1.5e36, 1e-18 / 3, 9.999999999999999e-42, 2.9956657640593124e-232])
+def test_a_float_beyond_the_decimals_is_refused_beside_others(value: float) -> None:
+    assert decimals.fits(column([0.1 + 0.2, value])).tolist() == [True, False]
+    with pytest.raises(ValueError, match="18 decimals and 20 digits"):
+        decimals.units(column([0.1 + 0.2, value]))
+
+
 @given(st.lists(st.one_of(written, anything)))
 def test_scaled_integers_are_exact_and_share_the_smallest_power(values: list[float]) -> None:
     found = decimals.scaled(column(values))
