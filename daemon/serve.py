@@ -6,16 +6,17 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
 
 import structlog
 import trio
 
+from daemon import __version__
 from daemon import demo as samples
+from daemon.commands import make_folder
 from daemon.config import Config
 from daemon.stack import Recovered, Stack, StackSettings, opened
 from web.app import create_app
-from web.context import Services, WebSettings
+from web.context import Rates, Services, WebSettings
 from web.listener import listen
 from web.outbox import WsLimits
 from web.stream import BarStreams
@@ -34,6 +35,7 @@ async def terminated() -> None:
 async def serve(config: Config, *, demo: bool = False, until: Until = terminated) -> None:
     """Run candled until `until` returns, then drain."""
     began = time.perf_counter()
+    make_folder(config)
     sys.setswitchinterval(0.001)  # a thread that decodes must not hold up the loop for long
     async with opened(stack_settings(config)) as stack:
         _report(config, stack.recovered, time.perf_counter() - began)
@@ -43,12 +45,12 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         settings = web_settings(config, demo)
         app = create_app(services(stack, settings))
         limits = ws_limits(config)
-        sockets = {"/ws": BarStreams(stack.engine, stack.hub, limits).serve}
         async with trio.open_nursery() as nursery:
-            address = await nursery.start(
-                lambda task_status: listen(
+
+            async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
+                await listen(
                     app,
-                    sockets,
+                    {"/ws": BarStreams(stack.engine, stack.hub, limits).serve},
                     host=config.host,
                     port=config.port,
                     hub=stack.hub,
@@ -59,7 +61,9 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                     drain_seconds=config.drain_seconds,
                     task_status=task_status,
                 )
-            )
+                nursery.cancel_scope.cancel()
+
+            address = await nursery.start(listening)
             if demo:
                 nursery.start_soon(samples.run, stack.registry, stack.intake)
             _announce(config, address, demo)
@@ -89,3 +93,65 @@ def ws_limits(config: Config) -> WsLimits:
         ping_seconds=beat,
         dead_seconds=2 * beat,
     )
+
+
+def web_settings(config: Config, demo: bool) -> WebSettings:
+    """The part of the configuration that the web layer reads."""
+    return WebSettings(
+        version=__version__,
+        started=time.time(),
+        auth=config.auth,
+        # Without a key, only somebody on this very machine may write.
+        demo=demo,
+        cors_origins=config.cors_origins,
+        max_body=config.max_body_bytes,
+        rates=Rates(
+            window_ms=config.rate_limit_window_ms,
+            requests=config.rate_limit_requests,
+            history=config.rate_limit_history,
+            ohlcv=config.rate_limit_ohlcv,
+            search=config.rate_limit_search,
+            other=config.rate_limit_other,
+        ),
+        trusted_proxies=config.trusted_proxies,
+    )
+
+
+def services(stack: Stack, settings: WebSettings) -> Services:
+    """What handlers reach for."""
+    return Services(
+        engine=stack.engine,
+        intake=stack.intake,
+        registry=stack.registry,
+        keys=stack.keys,
+        writer=stack.writer,
+        journal=stack.journal,
+        database=stack.database,
+        store=stack.store,
+        hub=stack.hub,
+        settings=settings,
+    )
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if config.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls_cert, config.tls_key)
+    return context
+
+
+def _report(config: Config, found: Recovered, seconds: float) -> None:
+    if found.set_aside:
+        log.error("the history store would not open; rebuilt from the journal", set_aside=found.set_aside)
+    if found.torn_bytes:
+        log.warning("the journal ended in half a record, which nobody was told of; cut", bytes=found.torn_bytes)
+    log.info("opened", data=str(config.data), recovered=found.events, seconds=round(seconds, 3))
+
+
+def _announce(config: Config, address: tuple[str, int], demo: bool) -> None:
+    host, port = address
+    host = f"[{host}]" if ":" in host else host
+    shown = "localhost" if host in ("127.0.0.1", "[::1]") else host
+    scheme = "https" if config.tls else "http"
+    log.info("listening", address=f"{scheme}://{shown}:{port}", data=str(config.data), demo=demo)
