@@ -1,0 +1,125 @@
+"""Pure: which words about events are new, known, corrections or retractions. Words count in the order given."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.events import Array, Events
+
+
+class Outcome(IntEnum):
+    """What became of one word."""
+
+    ACCEPTED = 0  # nobody knew the event, or it has no identity to be known by
+    DUPLICATE = 1  # the event is known and says the same
+    CORRECTED = 2  # the event is known and said otherwise: this word replaces the earlier one
+    RETRACTED = 3  # takes back an event that is known
+    UNKNOWN = 4  # would take back an event that nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a batch of words does to the events that are stored."""
+
+    outcome: NDArray[np.uint8]  # an Outcome for each word
+    keep: NDArray[np.int64]  # rows of the words that become stored events, ascending
+    dead: NDArray[np.int64]  # pos of events committed earlier that are no more, ascending
+    forget: NDArray[np.uint64]  # identities known before the batch and no longer after it
+
+
+def resolve(words: Events, found_pos: Array, found_digest: Array) -> Resolution:
+    """Weigh each word against what is known of its identity, earlier words of the same batch included.
+
+    `found_pos` and `found_digest` say what was known before the batch: place and digest of the live event with the
+    word's identity, −1 where there is none.
+    """
+    ident, digest, removed = words.integers("ident"), words.integers("digest"), words.integers("removed")
+    named = ident != 0
+    known = named & (found_pos >= 0)
+
+    # As if no identity came twice.
+    outcome = np.full(words.n, Outcome.ACCEPTED, np.uint8)
+    keep = ~removed
+    gone = known
+    if known.any():
+        same = known & (digest == found_digest) & ~removed
+        outcome[known] = Outcome.CORRECTED
+        outcome[same] = Outcome.DUPLICATE
+        keep &= ~same
+        gone = known & ~same
+    if removed.any():
+        outcome[removed] = np.where(known[removed], Outcome.RETRACTED, Outcome.UNKNOWN)
+    forgotten = gone & removed
+
+    again = _repeated(ident, named)
+    if len(again):
+        for column in (keep, gone, forgotten):
+            column[again] = False
+        _replay(again, ident, digest, removed, found_pos, found_digest, outcome, keep, gone, forgotten)
+    return Resolution(outcome, np.flatnonzero(keep), np.sort(found_pos[gone]).astype(np.int64), ident[forgotten])
+
+
+def _repeated(ident: Array, named: Array) -> NDArray[np.int64]:
+    """The rows whose identity comes more than once, ascending."""
+    rows = np.arange(len(ident)) if named.all() else np.flatnonzero(named)
+    # Each row leaves its number in a cell; who finds another's there shares the cell, and few do by chance.
+    bits = len(rows).bit_length() + 4
+    cell = (ident[rows] >> np.uint64(64 - bits)).view(np.int64)
+    number = np.empty(1 << bits, np.int64)
+    number[cell] = rows
+    other = np.flatnonzero(number[cell] != rows)
+    if not len(other):
+        return other
+    shared = np.zeros(1 << bits, np.bool_)
+    shared[cell[other]] = True
+    rows = rows[shared[cell]]
+    ordered = np.sort(ident[rows])
+    return rows[np.isin(ident[rows], ordered[1:][ordered[1:] == ordered[:-1]])]
+
+
+def _replay(
+    rows: NDArray[np.int64],
+    ident: Array,
+    digest: Array,
+    removed: Array,
+    found_pos: Array,
+    found_digest: Array,
+    outcome: Array,
+    keep: Array,
+    gone: Array,
+    forgotten: Array,
+) -> None:
+    """Weigh these rows one by one. What a row found before the batch is marked gone on the identity's first row."""
+    first: dict[int, int] = {}  # by identity, its first row in the batch
+    newest: dict[int, tuple[int, int] | None] = {}  # by identity: digest and row of what lives now; row −1: from before
+    columns = (rows, ident[rows], digest[rows], removed[rows], found_pos[rows], found_digest[rows])
+    for row, who, says, takes_back, pos, said in zip(*(c.tolist() for c in columns), strict=True):
+        if who not in first:
+            first[who] = row
+            newest[who] = (said, -1) if pos >= 0 else None
+        lives = newest[who]
+        if lives is None:
+            outcome[row] = Outcome.UNKNOWN if takes_back else Outcome.ACCEPTED
+            if takes_back:
+                continue
+        elif takes_back:
+            outcome[row] = Outcome.RETRACTED
+        elif lives[0] == says:
+            outcome[row] = Outcome.DUPLICATE
+            continue
+        else:
+            outcome[row] = Outcome.CORRECTED
+        if lives is not None:
+            if lives[1] < 0:
+                gone[first[who]] = True
+            else:
+                keep[lives[1]] = False
+        if takes_back:
+            newest[who] = None
+        else:
+            newest[who] = (says, row)
+            keep[row] = True
+    for who, row in first.items():
+        forgotten[row] = gone[row] and newest[who] is None
