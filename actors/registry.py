@@ -71,6 +71,7 @@ class Registry:
         self._changing = trio.Lock()
         self._markets: dict[int, Market] = {}
         self._symbols: dict[str, int] = {}
+        self._spelled: dict[str, int] = {}  # symbols exactly as somebody wrote them; emptied when any name may change
         self._ids: dict[int, int] = {}
         self._contracts: dict[tuple[int | None, str], int] = {}
         # Contracts that were asked for otherwise than their market says. What they mean hangs on all markets, so it is
@@ -102,6 +103,10 @@ class Registry:
 
     def slot_of_symbol(self, symbol: str) -> int | None:
         """The slot of a loaded market by symbol or `EXCHANGE:NAME`, in any case."""
+        slot = self._spelled.get(symbol)
+        if slot is not None:
+            self._asked[slot] = self._round
+            return slot
         key = folded(symbol)
         slot = self._symbols.get(key)
         if slot is None:
@@ -109,6 +114,8 @@ class Registry:
             slot = self._symbols.get(name)
             if kind is None or slot is None or self.kinds[slot] != KIND_CODE[kind]:
                 return None
+        if len(self._spelled) < self._capacity:
+            self._spelled[symbol] = slot
         return self._touched(slot)
 
     def slot_of_id(self, market_id: int) -> int | None:
@@ -258,6 +265,7 @@ class Registry:
             self._hops += 1
             market: Market = await self._run(work, *arguments)
             self._keep(market)
+            self._spelled.clear()
             self._changes += 1
             self._meant.clear()
         self._evict()
@@ -301,6 +309,7 @@ class Registry:
                 del index[name]
 
     def _forget(self, slot: int) -> None:
+        self._spelled.clear()
         self._drop(self._names(self._markets.pop(slot)), slot)
         self._evicted += 1
 
