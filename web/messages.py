@@ -1,0 +1,129 @@
+"""What is said on `/ws`: the Structs of requests and answers, and how the frames of a stream of bars are worded."""
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from actors.hub import Label, Op, Reason, Start, shown
+from web.outbox import text
+
+Code = Literal[
+    "invalid_json",
+    "invalid_message",
+    "unknown_action",
+    "unknown_channel",
+    "unknown_symbol",
+    "unknown_resolution",
+    "invalid_card_id",
+    "unknown_card",
+    "unauthorized",
+    "too_many_subscriptions",
+    "rate_limited",
+    "internal",
+]
+Id = str | int
+LONGEST_ID = 64
+MOST_BARS = 5000
+LONGEST_CONFLATION = 60_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+class SubscribeBars(Struct, frozen=True):
+    """Follow the bars of one market at one resolution."""
+
+    symbol: Annotated[str, Meta(min_length=1, max_length=256)]
+    resolution: Annotated[str, Meta(min_length=1, max_length=16)]
+    snapshot_bars: Annotated[int, Meta(ge=0, le=MOST_BARS)] = 300
+    conflate_ms: Annotated[int, Meta(ge=0, le=LONGEST_CONFLATION)] = 0
+    resume: Any = None  # whatever is not a position gets a snapshot, never an error
+
+
+class UnsubscribeBars(Struct, frozen=True):
+    """Follow them no longer."""
+
+    symbol: Annotated[str, Meta(min_length=1, max_length=256)]
+    resolution: Annotated[str, Meta(min_length=1, max_length=16)]
+
+
+class Position(Struct, frozen=True):
+    """Where a client stands in a stream."""
+
+    epoch: str
+    seq: Annotated[int, Meta(ge=0)]
+
+
+class Subscribed(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    """The acknowledgement, before anything of the stream."""
+
+    channel: str
+    symbol: str
+    resolution: str
+    epoch: str
+    seq: int
+    recovered: bool
+    conflate_ms: int | UnsetType = UNSET  # where it is not what was asked for
+    id: Id | UnsetType = UNSET
+
+
+class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    """Nothing of the stream follows."""
+
+    channel: str
+    symbol: str
+    resolution: str
+    id: Id | UnsetType = UNSET
+
+
+class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
+    """The answer to an `action` of `ping`."""
+
+    id: Id | UnsetType = UNSET
+
+
+class Error(Struct, frozen=True, tag_field="type", tag="error"):
+    """Why a message had no effect; the connection stays."""
+
+    code: Code
+    message: str
+    channel: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+
+
+Answer = Subscribed | Unsubscribed | Pong | Error
+
+
+def worded(answer: Answer) -> bytes:
+    """An answer as a frame."""
+    return text(_encode(answer))
+
+
+@lru_cache(4096)
+def _named(label: Label) -> bytes:
+    """The members that name a stream, in every frame of it."""
+    return b'"channel":"bars","symbol":%b,"resolution":%b,"epoch":%b' % (
+        _encode(label.symbol),
+        _encode(label.resolution),
+        _encode(label.epoch),
+    )
+
+
+class Bars:
+    """The dialect of `/ws`."""
+
+    def frame(self, label: Label, prev: int, seq: int, op: Op, text_: bytes) -> bytes:
+        body = b'{"type":"bar",%b,"prev_seq":%d,"seq":%d,"op":"%b","data":%b}'
+        return text(body % (_named(label), prev, seq, op.encode(), text_))
+
+    def snapshot(self, label: Label, start: Start, reason: Reason | None) -> bytes:
+        why = b',"reason":"%b"' % reason.encode() if reason else b""
+        data = b",".join([shown(bar) for bar in start.bars])
+        return text(b'{"type":"snapshot",%b,"seq":%d%b,"data":[%b]}' % (_named(label), start.seq, why, data))
+
+    def heartbeat(self, label: Label, seq: int) -> bytes:
+        return text(b'{"type":"heartbeat",%b,"seq":%d}' % (_named(label), seq))
+
+
+BARS = Bars()

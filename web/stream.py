@@ -1,0 +1,259 @@
+"""`/ws`: subscribe, unsubscribe, ping; one session per connection."""
+
+import logging
+from typing import Any
+
+import msgspec
+import trio
+
+from actors.hub import Hub, Label, Start, Streams, Subscription
+from storage.calendar import parse
+from storage.errors import CandledError, UnknownMarket, UnknownResolution
+from web.listener import Socket
+from web.messages import (
+    BARS,
+    LONGEST_ID,
+    Answer,
+    Code,
+    Error,
+    Id,
+    Pong,
+    Position,
+    SubscribeBars,
+    Subscribed,
+    UnsubscribeBars,
+    Unsubscribed,
+    worded,
+)
+from web.outbox import WsLimits
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # symbol and resolution, both canonical
+
+
+class Refused(Exception):
+    """A message that gets an `error` for an answer."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code: Code = code
+
+
+class BarStreams:
+    """The endpoint: what its sessions share. `serve` is a handler of the listener."""
+
+    def __init__(self, streams: Streams, hub: Hub, limits: WsLimits) -> None:
+        self.streams, self.hub, self.limits = streams, hub, limits
+
+    async def serve(self, socket: Socket) -> None:
+        """Answer one connection until it ends."""
+        session = Session(self, socket)
+        try:
+            await session.run()
+        finally:
+            session.close()
+
+
+class Flood:
+    """Counts messages by the second, and the seconds on end with too many."""
+
+    def __init__(self, limits: WsLimits) -> None:
+        self._limits = limits
+        self._since = trio.current_time()
+        self._count = self._seconds = 0
+
+    def rises(self) -> bool:
+        """Count one message; whether it is one too many."""
+        now = trio.current_time()
+        if now - self._since >= 1:
+            over = self._count > self._limits.messages_per_second and now - self._since < 2
+            self._seconds = self._seconds + 1 if over else 0
+            self._since, self._count = now, 0
+        self._count += 1
+        return self._count > self._limits.messages_per_second
+
+    @property
+    def first(self) -> bool:
+        """Whether that was the first one too many of its second."""
+        return self._count == self._limits.messages_per_second + 1
+
+    @property
+    def endless(self) -> bool:
+        return self._seconds >= self._limits.flooded_seconds
+
+
+class Session:
+    """One connection's subscriptions, and its messages, answered in order."""
+
+    def __init__(self, shared: BarStreams, socket: Socket) -> None:
+        self._streams, self._hub, self._limits = shared.streams, shared.hub, shared.limits
+        self._socket = socket
+        self._subscriptions: dict[Key, Subscription] = {}
+        self._flood = Flood(self._limits)
+
+    async def run(self) -> None:
+        """Read and answer until the peer or the process goes."""
+        while (message := await self._socket.receive()) is not None:
+            if self._flood.rises():
+                if self._flood.first:
+                    limit = self._limits.messages_per_second
+                    self._answer(Error("rate_limited", f"more than {limit} messages in a second; this one was dropped"))
+            elif self._flood.endless:
+                self._socket.close(1008, f"too many messages for {self._limits.flooded_seconds} seconds on end")
+            elif isinstance(message, str) and len(message.encode()) > self._limits.message_bytes:
+                self._socket.close(1009, f"a message may have {self._limits.message_bytes} bytes")
+            else:
+                await self._take(message)
+                # A client that asks without reading the answers waits for itself.
+                await self._socket.outbox.room()
+
+    def close(self) -> None:
+        """Leave every stream."""
+        for subscription in self._subscriptions.values():
+            self._leave(subscription)
+        self._subscriptions.clear()
+
+    async def _take(self, message: str | bytes) -> None:
+        """Answer one message. Whatever it is, the connection stays."""
+        id: Id | msgspec.UnsetType = msgspec.UNSET
+        channel: str | msgspec.UnsetType = msgspec.UNSET
+        try:
+            said = _said(message)
+            id = _id(said)
+            action = said.get("action")
+            if not isinstance(action, str):
+                raise Refused("invalid_message", "expected a text `action`")
+            if action == "ping":
+                self._answer(Pong(id))
+                return
+            if action not in ("subscribe", "unsubscribe"):
+                raise Refused("unknown_action", f"no action {_cut(action)}: expected subscribe, unsubscribe or ping")
+            named = said.get("channel")
+            if not isinstance(named, str):
+                raise Refused("invalid_message", "expected a text `channel`")
+            if len(named) <= LONGEST_ID:
+                channel = named
+            if named != "bars":
+                raise Refused("unknown_channel", f"no channel {_cut(named)}: expected bars")
+            if action == "subscribe":
+                await self._subscribe(msgspec.convert(said, SubscribeBars), id)
+            else:
+                self._unsubscribe(msgspec.convert(said, UnsubscribeBars), id)
+        except Refused as refusal:
+            self._answer(Error(refusal.code, str(refusal), channel, id))
+        except msgspec.ValidationError as error:
+            self._answer(Error("invalid_message", str(error), channel, id))
+        except UnknownResolution as error:
+            self._answer(Error("unknown_resolution", str(error), channel, id))
+        except UnknownMarket as error:
+            self._answer(Error("unknown_symbol", str(error), channel, id))
+        except CandledError as error:
+            self._answer(Error("internal", str(error), channel, id))
+        except Exception:
+            log.exception("a message on /ws could not be answered")
+            self._answer(Error("internal", "candled failed at this; its log says why", channel, id))
+
+    async def _subscribe(self, asked: SubscribeBars, id: Id | msgspec.UnsetType) -> None:
+        resolution = parse(asked.resolution)
+        market = await self._streams.market(asked.symbol)
+        key = market.market_symbol, resolution.name
+        before = self._subscriptions.get(key)
+        if before is None and len(self._subscriptions) >= self._limits.subscriptions:
+            raise Refused("too_many_subscriptions", f"a connection may have {self._limits.subscriptions} subscriptions")
+        conflate_ms = max(asked.conflate_ms, self._limits.conflate_ms)
+        label = Label(*key, self._streams.epoch)
+
+        def greeting(start: Start) -> bytes:
+            raised = msgspec.UNSET if conflate_ms == asked.conflate_ms else conflate_ms
+            return worded(Subscribed("bars", *key, label.epoch, start.seq, start.recovered, raised, id))
+
+        subscription = Subscription(
+            self._hub,
+            self._socket.outbox,
+            BARS,
+            label,
+            greeting=greeting,
+            on_lost=lambda lost: self._socket.nursery.start_soon(self._renew, lost),
+            bars=asked.snapshot_bars,
+            since=(since := self._since(asked.resume)),
+            conflate=conflate_ms / 1000,
+            idle=self._limits.heartbeat_seconds,
+            limit=self._limits.pending_frames,
+            replaces=before,
+        )
+        try:
+            topic = await self._streams.subscribe(
+                market, resolution, subscription, bars=asked.snapshot_bars, since=since
+            )
+        except BaseException:
+            subscription.end()  # the actor may take it in all the same; its topic drops what has ended
+            raise
+        subscription.topic = topic
+        if before is not None:
+            self._leave(before)
+        self._subscriptions[key] = subscription
+        self._socket.outbox.flush()
+
+    def _unsubscribe(self, asked: UnsubscribeBars, id: Id | msgspec.UnsetType) -> None:
+        resolution = parse(asked.resolution).name
+        for key in self._subscriptions:
+            if key[1] == resolution and key[0].casefold() == asked.symbol.casefold():
+                self._leave(self._subscriptions.pop(key))
+                self._answer(Unsubscribed("bars", *key, id))
+                return
+        # Silence is what was asked for, and it is there already.
+        self._answer(Unsubscribed("bars", asked.symbol, resolution, id))
+
+    def _leave(self, subscription: Subscription) -> None:
+        subscription.end()
+        if subscription.topic is not None:
+            self._streams.unsubscribe(subscription.topic, subscription)
+
+    async def _renew(self, subscription: Subscription) -> None:
+        """Replace what a slow connection could not take."""
+        if subscription.topic is None or subscription.ended:
+            return
+        try:
+            await self._streams.resnapshot(subscription.topic, subscription, bars=subscription.bars)
+        except Exception:
+            log.exception("no new snapshot of %s %s", subscription.label.symbol, subscription.label.resolution)
+            self._socket.close(1011, "internal error")
+
+    def _since(self, resume: Any) -> int | None:
+        """The position to resume from; None where there is none that could be trusted."""
+        try:
+            position = msgspec.convert(resume, Position)
+        except msgspec.ValidationError:
+            return None
+        known = position.epoch == self._streams.epoch and position.seq <= self._streams.committed()
+        return position.seq if known else None
+
+    def _answer(self, answer: Answer) -> None:
+        self._socket.outbox.put(worded(answer))
+        self._socket.outbox.flush()
+
+
+def _said(message: str | bytes) -> dict[str, Any]:
+    if isinstance(message, bytes):
+        raise Refused("invalid_message", "expected a text frame, got a binary one")
+    try:
+        said = msgspec.json.decode(message)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refused("invalid_json", f"not JSON: {error}") from None
+    if not isinstance(said, dict):
+        raise Refused("invalid_message", "expected an object")
+    return said
+
+
+def _id(said: dict[str, Any]) -> Id | msgspec.UnsetType:
+    id = said.get("id", msgspec.UNSET)
+    if id is msgspec.UNSET:
+        return id
+    if isinstance(id, bool) or not isinstance(id, str | int) or len(str(id)) > LONGEST_ID:
+        raise Refused("invalid_message", f"`id` is a text or an integer of at most {LONGEST_ID} characters")
+    return id
+
+
+def _cut(name: str) -> str:
+    return repr(name if len(name) <= LONGEST_ID else name[:LONGEST_ID] + "…")
