@@ -225,7 +225,7 @@ class Intake:
         if encoding and encoding.lower() != "identity":
             body = decompress(body, encoding, self._limit)
         found = decode(body, content_type, self._names, int(self._now() * 1e6), final=final, limit=self._limit)
-        return found if found.unknown else Decoded(hashed(found.events), found.index, found.rejected, [])
+        return found if found.unknown else Decoded(hashing.stamped(found.events), found.index, found.rejected, [])
 
     def _letters(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
         at = int(self._now() * 1e6)
@@ -425,19 +425,6 @@ class Intake:
             )
             answers.append(msgspec.json.encode(answer))
         return answers
-
-
-def hashed(events: Events) -> Events:
-    """The events with the hashes that are kept of them; those that no event has are left out."""
-    columns = {}
-    if "trade_no" in events or "trade_id" in events or "transaction_hash" in events:
-        ident = hashing.identity(events)
-        if ident.any():
-            columns["ident"] = ident
-            columns["digest"] = np.where(ident != 0, hashing.digest(events), 0)
-    if "user_address" in events:
-        columns["trader"] = hashing.trader(events)
-    return events.with_columns(**columns) if columns else events
 
 
 def know(index: Index, events: Events) -> None:

@@ -110,7 +110,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
 
         began = time.perf_counter()
         applied = await database.write(candles.adopt, journal.epoch)
-        identities = await _known(data / "identities", journal.epoch, database, door)
+        identities = await _known(data / "identities", journal, database, door)
         batches, events = 0, 0
         for commits in _chunks(journal, applied):
             round_ = await _folded(commits, registry, door)
@@ -195,11 +195,12 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             below.cancel_scope.cancel()
 
 
-async def _known(folder: Path, epoch: str, database: Database, door: Door) -> Identities:
+async def _known(folder: Path, journal: Journal, database: Database, door: Door) -> Identities:
     """The index of identities, with everything that the database knows of."""
-    index = await door.run(lambda: Identities.open(folder, epoch=epoch))
-    if index.broken:
-        log.warning("%s", index.broken)
+    last = journal.last_seq
+    index = await door.run(lambda: Identities.open(folder, epoch=journal.epoch))
+    if index.broken or index.through > last:
+        log.warning("%s", index.broken or f"identities: files reach {index.through}, the journal {last}; rebuilt")
         rows = await database.read(ledger.identities, -1)
         seq = await database.read(candles.applied)
         await door.run(index.rebuild, [rows], seq)
