@@ -17,6 +17,7 @@ from actors.registry import Registry
 DAY = 86400
 STEP = 5  # seconds between two events of a market in the history
 PAUSE = 0.4  # between two sendings of the live feed
+LIVE = 0.45 * 4  # events of a market in a second of the live feed, on average
 ARROW = "application/vnd.apache.arrow.stream"
 TRADERS = 400
 PERIODS = (2.0, 8.0, 30.0, 120.0, 600.0, 3600.0, 4 * 3600.0, DAY, 7 * DAY)  # seconds
@@ -133,7 +134,7 @@ async def run(registry: Registry, intake: Intake, now: Callable[[], float] = tim
     for start in range(end - DAY, end, 6 * 3600):
         times = np.arange(start - start % STEP, min(start + 6 * 3600, end), STEP) * 1000
         for sample in SAMPLES:
-            await intake.submit(await trio.to_thread.run_sync(body, sample, times), ARROW, source="demo")
+            await intake.submit(await trio.to_thread.run_sync(body, sample, times, float(STEP)), ARROW, source="demo")
     told = end * 1000
     while True:
         await trio.sleep(PAUSE)
@@ -143,7 +144,7 @@ async def run(registry: Registry, intake: Intake, now: Callable[[], float] = tim
         for sample in SAMPLES:
             times = _live_times(sample, told, instant)
             if len(times):
-                await intake.submit(body(sample, times), ARROW, source="demo")
+                await intake.submit(body(sample, times, 1 / LIVE), ARROW, source="demo")
         told = instant
 
 
@@ -151,7 +152,7 @@ def _live_times(sample: Sample, after: int, until: int) -> NDArray[np.int64]:
     """The instants (ms) of a market's trades in a stretch of time: about two a second, some seconds without any."""
     slots = np.arange(after // 250 + 1, until // 250 + 1)
     number = int(sample.columns["market_id"])
-    chosen = slots[noise(slots, 31 * number) < 0.45]
+    chosen = slots[noise(slots, 31 * number) < LIVE / 4]
     found: NDArray[np.int64] = chosen * 250 - 1 - (noise(chosen, 37 * number) * 240).astype(np.int64)
     return found[found > after]
 
@@ -183,8 +184,8 @@ def prices(sample: Sample, times_ms: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.round(sample.price * np.exp(sample.daily * move), sample.decimals)
 
 
-def body(sample: Sample, times_ms: NDArray[np.int64]) -> bytes:
-    """Contract events of a market at these instants, as an Arrow stream."""
+def body(sample: Sample, times_ms: NDArray[np.int64], each: float) -> bytes:
+    """Contract events of a market at these instants, `each` seconds apart on average, as an Arrow stream."""
     number = int(sample.columns["market_id"])
     kind = noise(times_ms, number + 100)
     event = np.select(
@@ -192,7 +193,7 @@ def body(sample: Sample, times_ms: NDArray[np.int64]) -> bytes:
         ["PositionOpened", "PositionClosed", "PositionLiquidated", "PriceUpdated"],
         "FundingRateUpdated",
     )
-    size = np.round(sample.size * (0.05 + 2 * noise(times_ms, number + 200) ** 3), 4)
+    size = np.round(sample.size * each * (0.01 + 0.4 * noise(times_ms, number + 200) ** 3), 4)
     trades = np.isin(event, ["PositionOpened", "PositionClosed", "PositionLiquidated"])
     price = prices(sample, times_ms)
     fee_rate = float(sample.columns["trading_fee_rate"])
@@ -209,7 +210,9 @@ def body(sample: Sample, times_ms: NDArray[np.int64]) -> bytes:
             "size": np.where(trades, size, np.nan),
             "fee": np.where(trades, np.round(size * price * fee_rate, 6), np.nan),
             "is_long": noise(times_ms, number + 400) < 0.52,
-            "user_address": [f"0x{one * 7919 + number:040x}" if some else None for one, some in zip(trader, trades, strict=True)],
+            "user_address": [
+                f"0x{one * 7919 + number:040x}" if some else None for one, some in zip(trader, trades, strict=True)
+            ],
             "position_id": [str(one) for one in (times_ms // 1000).tolist()],
             "leverage": np.round(2 + 8 * noise(times_ms, number + 500), 1),
             "open_interest": interest,

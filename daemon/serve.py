@@ -67,6 +67,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             if demo:
                 nursery.start_soon(samples.run, stack.registry, stack.intake)
             _announce(config, address, demo)
+    gc.unfreeze()
     log.info("stopped")
 
 
