@@ -278,7 +278,7 @@ class Engine:
         while True:
             await trio.sleep(BEAT)
             for actor in self._actors.values():
-                if actor.watched:
+                if actor.due:
                     actor.tell(Tick())
             if self._now() - looked >= min(self._idle, 10.0):
                 looked = self._now()

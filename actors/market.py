@@ -79,7 +79,7 @@ class _Feed:
         self.resolution = resolution
         self.rung = rung(resolution)
         self.direct = resolution.seconds == self.rung
-        self.open: set[int] = set()  # bars last shown as not closed
+        self.open: dict[int, int] = {}  # bars last shown as not closed, and the second at which each is over
 
 
 class MarketActor:
@@ -112,6 +112,7 @@ class MarketActor:
         self._second: State | None = None  # rows of one second that are not in the rings yet
         self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
         self._parked = False  # the task waits for mail
+        self._next_end: float = math.inf  # when the first open bar that somebody watches is over
         self._outside = dict.fromkeys(RUNGS, seq)  # newest seq that may have changed what is not in the ring
         self._feeds: dict[Resolution, _Feed] = {}
         self.seq = seq  # the newest slice taken in
@@ -148,6 +149,11 @@ class MarketActor:
     def watched(self) -> bool:
         """Whether somebody is subscribed."""
         return bool(self._feeds)
+
+    @property
+    def due(self) -> bool:
+        """Whether a bar that somebody watches is over and was not said to be closed."""
+        return self._watermark() >= self._next_end
 
     @property
     def busy(self) -> bool:
@@ -505,16 +511,20 @@ class MarketActor:
 
     def _mark(self, feed: _Feed, t: int) -> bool:
         """Whether the bar is closed; one that is not is watched until it is."""
-        closed = self._closed(feed.resolution, t)
-        if not closed:
-            feed.open.add(t)
+        end = self._calendar.end_instant(feed.resolution, t)
+        closed = end <= self._watermark()
+        if closed:
+            feed.open.pop(t, None)
         else:
-            feed.open.discard(t)
+            feed.open[t] = end
+            self._next_end = min(self._next_end, end)
         return closed
 
     def _closed(self, resolution: Resolution, t: int) -> bool:
-        watermark = max(self._newest, self._now()) - GRACE
-        return self._calendar.end_instant(resolution, t) <= watermark
+        return self._calendar.end_instant(resolution, t) <= self._watermark()
+
+    def _watermark(self) -> float:
+        return max(self._newest, self._now()) - GRACE
 
     async def _publish(self, seq: int, changed: dict[int, set[int]], touched: Sequence[int]) -> None:
         for feed in list(self._feeds.values()):
@@ -529,16 +539,18 @@ class MarketActor:
                 bars += found
                 if not found and label in lost:
                     gone.append(label)
-                    feed.open.discard(label)
+                    feed.open.pop(label, None)
             feed.topic.publish(seq, bars, gone)
 
     async def _close_bars(self) -> None:
         await self._settle()
         for feed in list(self._feeds.values()):
-            over = sorted(t for t in feed.open if self._closed(feed.resolution, t))
+            over = sorted(t for t, end in feed.open.items() if end <= self._watermark())
             bars = [bar for t in over for bar in await self._one(feed, t)]
-            feed.open.difference_update(over)
+            for t in over:
+                feed.open.pop(t, None)
             feed.topic.close(bars)
+        self._next_end = min((end for feed in self._feeds.values() for end in feed.open.values()), default=math.inf)
 
 
 _LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go
