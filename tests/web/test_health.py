@@ -1,0 +1,113 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from storage import flush
+from storage.errors import Unavailable
+from tests.web.conftest import NOW, Web, decoded, serving
+
+HEALTH = "/api/charts/health"
+
+
+async def report(web: Web, status: int = 200) -> Any:
+    answer = await web.get(HEALTH)
+    assert answer.status_code == status
+    assert answer.headers["Cache-Control"] == "no-store"
+    return decoded(await answer.get_data())
+
+
+async def test_health_says_how_far_everything_is(web: Web) -> None:
+    await web.market("TEA")
+    await web.stack.registry.deactivate("TEA")
+    cursor = await web.trades((NOW - 60, 10.0), (NOW - 1, 11.0))
+    await web.stack.writer.flushed(1)
+    found = await report(web)
+    assert found["status"] == "ok"
+    assert found["reasons"] == found["notices"] == []
+    assert found["version"] == "1.2.3"
+    assert 0 <= found["uptime_seconds"] < 60
+    assert found["demo"] is False
+    assert found["cursor"] == cursor
+    assert found["epoch"] == cursor.partition(".")[0]
+    assert found["markets"] == {"registered": 2, "active": 1, "in_memory": 1}
+    assert found["journal"]["seq"] == 1
+    assert found["journal"]["bytes"] == web.stack.journal.statistics().bytes
+    assert (found["journal"]["lag"], found["journal"]["lag_events"]) == (0, 0)
+    assert found["last_flush"] == "2026-01-05T09:00:00.000+00:00"
+    assert found["streams"] == {"subscriptions": 0}
+
+
+async def test_health_says_that_the_data_is_made_up(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", demo=True) as web:
+        assert (await report(web))["demo"] is True
+
+
+async def test_a_store_that_cannot_be_written_degrades_until_it_can(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable("candles.duckdb: no space left on the disk")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flush, "apply", full)
+        await web.trades((NOW - 60, 10.0))
+        with trio.fail_after(5):
+            while not web.stack.writer.statistics().failing:  # noqa: ASYNC110 # nobody tells of it
+                await trio.sleep(0.01)
+        found = await report(web, 503)
+        assert found["status"] == "degraded"
+        assert found["reasons"] == ["history store: candles.duckdb: no space left on the disk"]
+        assert found["journal"]["lag"] == 1
+        # It is served on, so nobody should be sent elsewhere.
+        assert (await web.get("/readyz")).status_code == 200
+        bars = await web.json(f"/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to={NOW}")
+        assert bars["c"] == [10]
+    with trio.fail_after(10):
+        await web.stack.writer.flushed(1)
+    assert (await report(web))["status"] == "ok"
+
+
+async def test_a_broken_journal_is_no_place_to_be_sent_to(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web.stack.journal, "_broken", "journal: syncing record 7: Input/output error")
+    assert (await report(web, 503))["reasons"] == ["journal: syncing record 7: Input/output error"]
+    answer = await web.get("/readyz")
+    assert answer.status_code == 503
+    assert await answer.get_json() == {
+        "status": "not ready",
+        "reasons": ["journal: syncing record 7: Input/output error"],
+    }
+    assert (await web.get("/healthz")).status_code == 200
+
+
+async def test_a_store_that_was_set_aside_and_rebuilt_is_told_by_its_name(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as web:
+        await web.market()
+        await web.trades((NOW - 60, 10.0))
+    (tmp_path / "data" / "candles.duckdb").write_bytes(b"this is no database" * 1000)
+    async with serving(tmp_path / "data") as web:
+        found = await report(web)
+        assert found["status"] == "ok"
+        (aside,) = (tmp_path / "data").glob("candles.duckdb.broken-*")
+        assert [aside.name in notice for notice in found["notices"]] == [True]
+        bars = await web.json(f"/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to={NOW}")
+        assert bars["c"] == [10]
+
+
+async def test_a_record_that_a_crash_broke_off_is_told_and_does_no_harm(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as web:
+        await web.market()
+        await web.trades((NOW - 60, 10.0))
+        before = (await report(web))["journal"]
+    (segment,) = (tmp_path / "data" / "journal").glob("*.journal")
+    with segment.open("ab") as file:
+        file.write(b"CDR")
+    async with serving(tmp_path / "data") as web:
+        found = await report(web)
+        assert found["status"] == "ok"
+        assert found["journal"] == before | {"torn_bytes": 3, "lag": 0, "lag_events": 0}
+        assert "3 bytes" in found["notices"][0]
+
+
+async def test_alive_and_ready_are_one_word_each(web: Web) -> None:
+    assert await web.json("/healthz") == {"status": "alive"}
+    assert await web.json("/readyz") == {"status": "ready"}

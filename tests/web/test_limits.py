@@ -1,0 +1,169 @@
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.web.conftest import STRANGER, serving
+from web.context import Rates
+from web.limits import GROUPS, Limiter, RateLimited
+
+HISTORY = "/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to=1"
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def admitted(limiter: Limiter, who: str = "a", most: int = 10_000) -> int:
+    """How many requests are taken at once."""
+    return next(n for n in range(most) if limiter.taken("other", who))
+
+
+def test_a_burst_as_large_as_the_limit_is_taken_and_no_more() -> None:
+    limiter = Limiter(Rates(other=7), now=Clock())
+    assert admitted(limiter) == 7
+    assert admitted(limiter) == 0
+
+
+def test_each_sender_and_each_group_is_counted_apart() -> None:
+    limiter = Limiter(Rates(other=3, search=2), now=Clock())
+    assert admitted(limiter, "a") == 3
+    assert admitted(limiter, "b") == 3
+    assert [bool(limiter.taken("search", "a")) for _ in range(3)] == [False, False, True]
+
+
+def test_in_no_stretch_as_long_as_the_window_are_there_many_more_than_the_limit() -> None:
+    clock = Clock()
+    limiter = Limiter(Rates(other=50, window_ms=10_000), now=clock)
+    taken: list[float] = []
+    for step in range(2_000):
+        clock.now = 1_000 + step * 0.05  # 20 a second, where 5 are allowed
+        if not limiter.taken("other", "a"):
+            taken.append(clock.now)
+    for start in taken:
+        assert sum(start <= t < start + 10 for t in taken) <= 50 + 1
+    assert len(taken) >= 450  # of the 500 that the limit gives in 100 s
+
+
+def test_whoever_waits_as_long_as_they_are_told_is_taken() -> None:
+    clock = Clock()
+    for limit in (1, 2, 60):
+        limiter = Limiter(Rates(other=limit, window_ms=10_000), now=clock)
+        for step in range(500):
+            clock.now += 0.013 * (step % 7)
+            if wait := limiter.taken("other", "a"):
+                assert 0 < wait <= 20.001
+                clock.now += wait
+                assert limiter.taken("other", "a") == 0
+
+
+def test_after_two_windows_everything_is_forgotten() -> None:
+    clock = Clock()
+    limiter = Limiter(Rates(other=5, window_ms=10_000), now=clock)
+    admitted(limiter)
+    clock.now += 20
+    assert admitted(limiter) == 5
+
+
+def test_zero_is_no_limit_and_one_number_replaces_all() -> None:
+    assert Limiter(Rates(requests=3), now=Clock())._limits == dict.fromkeys(("history", "ohlcv", "search", "other"), 3)
+
+
+def test_memory_is_bounded_and_who_was_counted_lately_stays() -> None:
+    clock = Clock()
+    limiter = Limiter(Rates(other=2), now=clock, most=100)
+    for n in range(1_000):
+        clock.now += 1
+        limiter.taken("other", f"flood {n}")
+        limiter.taken("other", "regular")
+        assert limiter.statistics().counted <= 101
+    assert limiter.taken("other", "regular")
+
+
+async def test_history_waits_for_its_turn_where_that_is_near(autojump_clock: MockClock) -> None:  # noqa: ARG001 # it is in force
+    limiter = Limiter(Rates(history=20, window_ms=10_000))
+    began = trio.current_time()
+    for _ in range(20):
+        await limiter.turn("history", "a")
+    assert trio.current_time() == began
+    await trio.sleep(10.2)  # the next window: what the last one had, counts less and less
+    for _ in range(5):
+        await limiter.turn("history", "a")
+    assert 0.5 < trio.current_time() - began - 10.2 < 4
+    assert limiter.statistics().delayed["history"] >= 3
+    assert limiter.statistics().refused["history"] == 0
+
+
+async def test_what_would_have_to_wait_longer_is_refused(autojump_clock: MockClock) -> None:  # noqa: ARG001 # it is in force
+    limiter = Limiter(Rates(history=3, search=3, window_ms=60_000))
+    for group in ("history", "search"):
+        for _ in range(3):
+            await limiter.turn(group, "a")
+        with pytest.raises(RateLimited) as refused:
+            await limiter.turn(group, "a")
+        assert refused.value.limit == 3
+        assert 60 <= refused.value.retry_after <= 120
+    assert limiter.statistics().refused == {"history": 1, "ohlcv": 0, "search": 1, "other": 0}
+
+
+async def test_a_refusal_says_when_to_come_back_in_the_words_of_its_wire(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates(history=2, search=1, other=1)) as web:
+        await web.market()
+        for path, taken in ((HISTORY, 2), ("/api/tradingview/search?query=", 1)):
+            for _ in range(taken):
+                assert (await web.get(path)).status_code == 200
+            refused = await web.get(path)
+            assert refused.status_code == 429
+            said = await refused.get_json()
+            assert said["s"] == "error"
+            assert "more than" in said["errmsg"]
+            assert 1 <= int(refused.headers["Retry-After"]) <= 120
+            assert refused.headers["RateLimit-Limit"] == str(taken)
+            assert refused.headers["RateLimit-Remaining"] == "0"
+            assert refused.headers["RateLimit-Reset"] == refused.headers["Retry-After"]
+        assert (await web.get("/api/markets")).status_code == 200
+        refused = await web.get("/api/markets")
+        assert refused.status_code == 429
+        assert "more than 1 requests" in (await refused.get_json())["error"]
+        assert (await web.get("/api/markets", client=STRANGER)).status_code == 200
+
+
+async def test_config_time_and_what_machines_ask_are_never_limited(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates(requests=1)) as web:
+        for path in ("/api/tradingview/config", "/api/tradingview/time", "/healthz", "/readyz", "/"):
+            for _ in range(3):
+                assert (await web.get(path)).status_code == 200, path
+
+
+async def test_a_key_has_its_own_count_and_ingest_with_a_key_has_none(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates(other=2)) as web:
+        await web.market()
+        reader, feeder = await web.key("read"), await web.key("ingest")
+        for who in ({}, reader):
+            assert [(await web.get("/api/markets", headers=who)).status_code for _ in range(3)] == [200, 200, 429]
+        for _ in range(5):
+            assert (await web.post("/api/ingest/events", json=[], headers=feeder)).status_code == 200
+        wrong = {"Authorization": "Bearer cdl_i_nonsense"}
+        assert [
+            (await web.post("/api/ingest/events", json=[], headers=wrong, client=STRANGER)).status_code
+            for _ in range(3)
+        ] == [401, 401, 429]
+
+
+async def test_the_one_number_limits_ingest_with_a_key_too(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates(requests=2)) as web:
+        feeder = await web.key("ingest")
+        assert [(await web.post("/api/ingest/events", json=[], headers=feeder)).status_code for _ in range(3)] == [
+            200,
+            200,
+            429,
+        ]
+
+
+async def test_every_endpoint_with_a_limit_of_its_own_exists(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as web:
+        assert set(GROUPS) <= set(web.app.view_functions)

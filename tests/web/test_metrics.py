@@ -1,0 +1,84 @@
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.web.conftest import NOW, Web
+from web.metrics import BUCKETS, Requests
+
+
+async def scraped(web: Web) -> dict[str, dict[tuple[str, ...], float]]:
+    """Every sample by its name and the values of its labels."""
+    answer = await web.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    families: list[str] = []
+    for family in text_string_to_metric_families(await answer.get_data(as_text=True)):
+        families.append(family.name)
+        assert family.documentation
+        for sample in family.samples:
+            labels = tuple(value for _, value in sorted(sample.labels.items()))
+            samples = found.setdefault(sample.name, {})
+            assert labels not in samples, sample
+            samples[labels] = sample.value
+    assert len(families) == len(set(families))
+    return found
+
+
+async def test_what_comes_in_is_counted_by_what_became_of_it(web: Web) -> None:
+    events = [
+        {"market_symbol": "GOLD", "timestamp": NOW * 1000, "price": 1, "trade_id": 1},
+        {"market_symbol": "GOLD", "timestamp": NOW * 1000, "price": -1, "trade_id": 2},
+        {"market_symbol": "GLOD", "timestamp": NOW * 1000, "price": 1, "trade_id": 3},
+    ]
+    key = await web.key("ingest")
+    for _ in range(2):
+        assert (await web.post("/api/ingest/events", json=events, headers=key)).status_code == 200
+    await web.stack.writer.flushed(1)
+    found = await scraped(web)
+    assert found["candled_ingest_requests_total"][()] == 2
+    assert found["candled_ingest_events_total"][()] == 6
+    outcomes = found["candled_ingest_outcomes_total"]
+    assert (outcomes[("accepted",)], outcomes[("duplicate",)], outcomes[("rejected",)]) == (1, 1, 4)
+    assert found["candled_ingest_rejected_total"][("price",)] == 2
+    assert found["candled_commit_seconds_count"][()] == 1
+    assert found["candled_commit_seconds_sum"][()] > 0
+    assert found["candled_journal_records"][()] == 1
+    assert found["candled_journal_fsync_seconds_count"][()] >= 1
+    assert found["candled_committed_seq"][()] == found["candled_applied_seq"][()] == 1
+    assert found["candled_flushed_events_total"][()] == 1
+    assert found["candled_flush_waiting_events"][()] == 0
+    assert found["candled_flush_failing"][()] == 0
+    assert found["candled_database_bytes"][()] > 0
+    assert found["candled_folded_events_total"][()] == 1
+    assert found["candled_markets_active"][()] == 1
+    assert found["candled_ring_bytes"][()] == web.stack.engine.nbytes()
+    assert (found["candled_markets_registered"][()], found["candled_markets_listed"][()]) == (1, 1)
+    assert found["process_resident_memory_bytes"][()] > 1_000_000
+
+
+async def test_requests_are_counted_by_route_and_not_by_what_was_asked(web: Web) -> None:
+    history = "/api/tradingview/history"
+    for path in ("?symbol=GOLD&resolution=1&from=0&to=1", "?symbol=GOLD&resolution=1&from=0&to=2", "?symbol=NOPE"):
+        await web.get(history + path)
+    for n in range(20):
+        await web.get(f"/api/markets/M{n}")
+        await web.get(f"/api/nothing/{n}")
+    found = await scraped(web)
+    requests = found["candled_http_requests_total"]
+    assert (requests[(history, "200")], requests[(history, "400")]) == (2, 1)
+    assert requests[("/api/markets/<symbol:symbol>", "404")] == 20
+    assert requests[("none", "404")] == 20
+    assert found["candled_http_request_seconds_count"][(history,)] == 3
+    assert found["candled_http_request_seconds_bucket"][("+Inf", history)] == 3
+    assert found["candled_http_request_seconds_sum"][(history,)] > 0
+    assert (await scraped(web))["candled_http_requests_total"][("/metrics", "200")] == 1
+
+
+def test_the_buckets_of_a_route_add_up() -> None:
+    requests = Requests()
+    for seconds in (0.0001, 0.0005, 0.0006, 0.3, 100):
+        requests.observe("/x", 200, seconds)
+    (times,) = [family for family in requests.collect() if family.name == "candled_http_request_seconds"]
+    buckets = {s.labels["le"]: s.value for s in times.samples if s.name.endswith("_bucket")}
+    assert list(buckets) == [*map(str, BUCKETS), "+Inf"]
+    assert (buckets["0.0005"], buckets["0.001"], buckets["0.25"], buckets["0.5"], buckets["+Inf"]) == (2, 3, 3, 4, 5)
+    assert sum(s.value for s in times.samples if s.name.endswith("_sum")) == 100.3012

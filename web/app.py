@@ -1,0 +1,192 @@
+"""The web app: its routes, and what holds for every one of them."""
+
+import itertools
+import logging
+import re
+import secrets
+from time import perf_counter
+from typing import Any, cast
+from urllib.parse import unquote
+
+import trio
+from quart import Response
+from quart.ctx import RequestContext
+from quart.typing import ResponseTypes
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
+
+from web import auth, context, metrics, ui
+from web.context import BODY_SECONDS, Request, Services, reply
+from web.errors import answered
+from web.health import health
+from web.ingest import ingest
+from web.limits import Limiter
+from web.markets import Symbol, markets
+from web.udf import udf
+
+log = logging.getLogger(__name__)
+
+SLASHES = re.compile(rb"/{2,}")
+TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
+# Seconds until a request is given up; ingest takes as long as the disk does.
+PATIENCE = {"udf.history": 25.0, "ingest.events": None}
+USUAL_PATIENCE = 30.0
+LINGER = 2.0  # seconds that a body is read on after its request was refused
+UPLOADING = ("POST", "PUT", "PATCH")
+
+EXPOSED = "X-Cursor, X-Request-Id, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+READING = "GET, HEAD, OPTIONS"
+WRITING = "GET, HEAD, OPTIONS, POST, PATCH, DELETE"
+HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match"
+
+
+class Connection(TrioASGIHTTPConnection):
+    """One request and its answer."""
+
+    async def __call__(self, receive: Any, send: Any) -> None:
+        if self.scope["method"] not in UPLOADING:
+            await super().__call__(receive, send)
+            return
+        arrived = trio.Event()
+
+        async def received() -> Any:
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                arrived.set()
+            return message
+
+        async def sent(message: Any) -> None:
+            if message["type"] != "http.response.body" or message.get("more_body", False) or arrived.is_set():
+                await send(message)
+                return
+            # Ending the answer closes the connection. Somebody who is still sending would find it reset, and might
+            # never see the answer: they have all of it, and a moment to read it.
+            await send({**message, "more_body": True})
+            with trio.move_on_after(LINGER):
+                await arrived.wait()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await super().__call__(received, sent)
+
+    async def _send_response(self, send: Any, response: ResponseTypes) -> None:
+        """The head, and the body with its end in one."""
+        assert isinstance(response, Response)  # as `full_dispatch_request` has it
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        data = await response.get_data(as_text=False)
+        await send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+class App(QuartTrio):
+    """Every request passes here: who is it, how often, then its handler; headers, counting and the log after."""
+
+    asgi_http_class = Connection
+    request_class = Request
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(__name__, static_folder=None)
+        self.services = services
+        self.limiter = Limiter(services.settings.rates)
+        self.requests = metrics.Requests()
+        self.extensions[context.EXTENSION] = services
+        self.extensions[metrics.EXTENSION] = self.requests, self.limiter
+        self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)
+        self.config["MAX_CONTENT_LENGTH"] = services.settings.max_body
+        self.config["BODY_TIMEOUT"] = BODY_SECONDS
+        self.config["RESPONSE_TIMEOUT"] = None
+        self.url_map.strict_slashes = self.url_map.merge_slashes = False
+        self.url_map.converters["symbol"] = Symbol
+        for blueprint in (udf, ingest, markets, health, metrics.metrics, ui.ui):
+            self.register_blueprint(blueprint)
+        self.register_error_handler(Exception, answered)
+        self.register_error_handler(HTTPException, answered)
+        start = secrets.token_hex(4)  # so that numbers of different runs differ
+        self._numbers = (f"{start}-{n}" for n in itertools.count(1))
+
+    async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
+        """A base address that ends in a slash makes `//config`; what is encoded in a symbol stays as it is."""
+        if scope["type"] == "http" and b"//" in scope["raw_path"] and scope["raw_path"].startswith(b"/"):
+            path = SLASHES.sub(b"/", scope["raw_path"])
+            scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
+        await super().asgi_app(scope, receive, send)
+
+    def create_url_adapter(self, request: Any) -> MapAdapter | None:
+        """Routes do not depend on the Host header, which may be anything."""
+        if request is None:
+            return None
+        return self.url_map.bind("candled", default_method=request.method, path_info=request.path)
+
+    async def full_dispatch_request(self, request_context: RequestContext | None = None) -> Response:
+        """Answer a request, whatever happens."""
+        assert request_context is not None
+        asked = cast(Request, request_context.request)
+        began = perf_counter()
+        asked.number = next(self._numbers)
+        response = cast(Response, await super().full_dispatch_request(request_context))
+        self._finish(asked, response, perf_counter() - began)
+        return response
+
+    async def preprocess_request(self, request_context: RequestContext | None = None) -> Response | None:
+        """Who is it, may they, and is it their turn?"""
+        assert request_context is not None
+        asked = cast(Request, request_context.request)
+        if asked.method == "OPTIONS":
+            return reply(b"", 204, {"Allow": WRITING})
+        await auth.identify(self.services, asked)
+        await self.limiter.admit(asked)
+        auth.allow(self.services.settings, asked)
+        return None
+
+    async def dispatch_request(self, request_context: RequestContext | None = None) -> Any:
+        """Run the handler, for as long as somebody may be expected to wait."""
+        assert request_context is not None
+        patience = PATIENCE.get(request_context.request.endpoint or "", USUAL_PATIENCE)
+        if patience is None:
+            return await super().dispatch_request(request_context)
+        with trio.fail_after(patience):
+            return await super().dispatch_request(request_context)
+
+    def _finish(self, asked: Request, response: Response, seconds: float) -> None:
+        headers = response.headers
+        headers["X-Content-Type-Options"] = "nosniff"
+        headers["X-Request-Id"] = asked.number
+        if asked.path.startswith("/api/"):
+            self._share(asked, response)
+        route = asked.url_rule.rule if asked.url_rule is not None else "none"
+        status = response.status_code
+        self.requests.observe(route, status, seconds)
+        level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
+        if log.isEnabledFor(level):
+            took = f"{1000 * seconds:.1f} ms"
+            log.log(
+                level, "%s %r: %d in %s, %s, %s", asked.method, asked.path, status, took, asked.address, asked.number
+            )
+
+    def _share(self, asked: Request, response: Response) -> None:
+        """Let the pages of other origins read the answer, where the settings do."""
+        headers, allowed = response.headers, self.services.settings.cors_origins
+        if "*" in allowed:
+            headers["Access-Control-Allow-Origin"] = "*"
+            methods = READING
+        else:
+            headers.add("Vary", "Origin")
+            origin = asked.headers.get("Origin")
+            if origin is None or origin not in allowed:
+                return
+            headers["Access-Control-Allow-Origin"] = origin
+            methods = WRITING
+        if asked.method == "OPTIONS":
+            wanted = asked.headers.get("Access-Control-Request-Headers", "")
+            headers["Access-Control-Allow-Methods"] = methods
+            # Cookies are not used, so there is no header that a page could do harm with.
+            headers["Access-Control-Allow-Headers"] = wanted if TOKENS.fullmatch(wanted) else HEADERS
+            headers["Access-Control-Max-Age"] = "600"
+        else:
+            headers["Access-Control-Expose-Headers"] = EXPOSED
+
+
+def create_app(services: Services) -> App:
+    """The app that answers for these services."""
+    return App(services)

@@ -1,0 +1,156 @@
+"""What a handler reaches for: the services, the question's parameters, the answer."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+from quart import Response, current_app
+from quart import request as quart_request
+from quart_trio.wrappers import TrioRequest
+
+from actors.engine import Engine
+from actors.hub import Hub
+from actors.intake import Intake
+from actors.registry import Keys, Registry
+from actors.writer import Writer
+from storage.database import Database
+from storage.errors import BadRequest
+from storage.journal import Journal
+from storage.records import Scope
+from storage.store import Store
+
+T = TypeVar("T", bound=Struct)
+
+JSON = "application/json"
+NO_STORE = "no-store"
+REVALIDATE = "no-cache"
+EMPTY = (204, 304)  # answers that have no body, which is another thing than one of no length
+BODY_SECONDS = 120.0  # for a request's body to arrive
+
+
+class Rates(Struct, frozen=True, kw_only=True):
+    """How many requests each address or key may send in a window; 0 is no limit."""
+
+    window_ms: int = 60_000
+    requests: int | None = None  # replaces all of the others
+    history: int = 100
+    ohlcv: int = 200
+    search: int = 50
+    other: int = 1_000
+
+
+class WebSettings(Struct, frozen=True, kw_only=True):
+    """What the web layer is told by the configuration."""
+
+    version: str
+    started: float  # Unix seconds
+    auth: Literal["open", "token"] = "open"  # who may read charts
+    demo: bool = False  # sample data; whoever is on this machine may write
+    cors_origins: tuple[str, ...] = ("*",)
+    max_body: int = 64 << 20  # bytes
+    rates: Rates = Rates()
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks
+    static: Path = Path(__file__).parent / "static"  # the built page
+
+
+def _is_ready() -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything below that a handler may ask."""
+
+    engine: Engine
+    intake: Intake
+    registry: Registry
+    keys: Keys
+    writer: Writer
+    journal: Journal
+    database: Database
+    store: Store
+    hub: Hub
+    settings: WebSettings
+    not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
+
+
+class Request(TrioRequest):
+    """A request, with what was found out about who sent it."""
+
+    number: str = ""  # names this request in the log and to whoever asked
+    address: str = ""  # whose request it is
+    granted: frozenset[Scope] = frozenset()
+    known: bool = False  # came with a key that is ours
+
+
+EXTENSION = "candled"
+
+
+def services() -> Services:
+    """The services of the app that answers this request."""
+    return cast(Services, current_app.extensions[EXTENSION])
+
+
+def engine() -> Engine:
+    """Who knows the bars."""
+    return services().engine
+
+
+def request() -> Request:
+    """The request that is being answered."""
+    return cast(Request, quart_request._get_current_object())  # type: ignore[attr-defined] # a proxy has it
+
+
+def params(shape: type[T]) -> T:
+    """The query as a Struct; of a parameter that is given twice, the first counts."""
+    return parsed(request().args.to_dict(), shape)
+
+
+def parsed(found: dict[str, Any], shape: type[T]) -> T:
+    """Fields as a Struct; texts may be numbers."""
+    try:
+        return msgspec.convert(found, shape, strict=False)
+    except msgspec.ValidationError as error:
+        said = str(error)
+        if missing := re.search(r"missing required field `(\w+)`", said):
+            raise BadRequest(f"{missing[1]}: needed") from None
+        if place := re.search(r" - at `\$\.(\w+)`$", said):
+            name = place[1]
+            wanted = said[: place.start()].replace("`", "").partition(", got")[0]
+            raise BadRequest(f"{name}: {wanted[:1].lower()}{wanted[1:]}, got {found.get(name)!r:.100}") from None
+        raise BadRequest(said) from None
+
+
+async def body() -> bytes:
+    """The request's body. Raises werkzeug's RequestEntityTooLarge as soon as it is known to be too large."""
+    return cast(bytes, await request().get_data(cache=False))
+
+
+def reply(answer: object, status: int = 200, headers: dict[str, str] | None = None, *, kind: str = JSON) -> Response:
+    """An answer: bytes as they are, anything else as JSON."""
+    data = answer if isinstance(answer, bytes) else msgspec.json.encode(answer)
+    response = current_app.response_class(data, status, headers)
+    response.headers["Content-Type"] = kind
+    if status in EMPTY:
+        del response.headers["Content-Type"], response.headers["Content-Length"]
+    return response
+
+
+NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*")
+
+
+def number(text: str) -> float | int | None:
+    """What a text says as a number, exact where it is an integer; None where it is none."""
+    match = NUMBER.fullmatch(text)
+    if match is None or len(text) > 400:
+        return None
+    try:
+        return int(match[1])
+    except ValueError:
+        value = float(match[1])
+        return value if math.isfinite(value) else math.copysign(2.0**62, value)

@@ -1,0 +1,120 @@
+"""Alive, ready, and how it goes, with the reasons where it does not go well."""
+
+import time
+from datetime import UTC, datetime
+from typing import Literal
+
+from msgspec import Struct
+from quart import Blueprint, Response
+
+from web.context import NO_STORE, Services, reply, services
+
+health = Blueprint("health", __name__)
+
+
+class Markets(Struct, frozen=True):
+    registered: int
+    active: int
+    in_memory: int  # with a task
+
+
+class JournalHealth(Struct, frozen=True):
+    """How far the history store is behind what was acknowledged."""
+
+    seq: int
+    bytes: int
+    lag: int  # batches that are not yet in the store
+    lag_events: int
+    torn_bytes: int  # cut off at the start: a record that a crash broke off, never acknowledged
+
+
+class Streams(Struct, frozen=True):
+    subscriptions: int
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """How the daemon is."""
+
+    status: Literal["ok", "degraded"]
+    reasons: list[str]  # for the status
+    notices: list[str]  # what somebody should know although all is well
+    version: str
+    uptime_seconds: float
+    demo: bool
+    epoch: str
+    cursor: str
+    markets: Markets
+    journal: JournalHealth
+    last_flush: str | None
+    streams: Streams
+
+
+class State(Struct, frozen=True, omit_defaults=True):
+    status: str
+    reasons: list[str] = []
+
+
+@health.get("/healthz")
+async def alive() -> Response:
+    """Whether the process answers."""
+    return reply(State("alive"), headers={"Cache-Control": NO_STORE})
+
+
+@health.get("/readyz")
+async def ready() -> Response:
+    """Whether requests should be sent here."""
+    reasons = unready(services())
+    return reply(
+        State("not ready" if reasons else "ready", reasons), 503 if reasons else 200, {"Cache-Control": NO_STORE}
+    )
+
+
+@health.get("/api/charts/health")
+async def report() -> Response:
+    """How the daemon is."""
+    found = await examined(services())
+    return reply(found, 200 if found.status == "ok" else 503, {"Cache-Control": NO_STORE})
+
+
+def unready(services: Services) -> list[str]:
+    """Why requests had better not be sent here."""
+    return [reason for reason in (services.not_ready(), services.journal.statistics().broken) if reason]
+
+
+async def examined(services: Services) -> Health:
+    """How the daemon is, now."""
+    engine, journal, writer = services.engine, services.journal.statistics(), services.writer.statistics()
+    recovered = services.journal.recovered
+    registered, active = await services.registry.count()
+    reasons, notices = unready(services), []
+    if writer.failing:
+        reasons.append(f"history store: {writer.failing}")
+    if services.database.set_aside is not None:
+        what = f"history store: a file that would not open was set aside as {services.database.set_aside.name}"
+        # What the journal held at the start is being folded again; until then old bars are missing.
+        if writer.applied < journal.last_seq - journal.appended_records:
+            reasons.append(f"{what}; it is being rebuilt")
+        else:
+            notices.append(f"{what}, and rebuilt")
+    if recovered.torn_bytes:
+        notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
+    return Health(
+        status="degraded" if reasons else "ok",
+        reasons=reasons,
+        notices=notices,
+        version=services.settings.version,
+        uptime_seconds=round(time.time() - services.settings.started, 1),
+        demo=services.settings.demo,
+        epoch=engine.epoch,
+        cursor=f"{engine.epoch}.{engine.committed()}",
+        markets=Markets(registered, active, engine.statistics().active),
+        journal=JournalHealth(
+            journal.last_seq,
+            journal.bytes,
+            engine.committed() - writer.applied,
+            writer.waiting_events,
+            recovered.torn_bytes,
+        ),
+        last_flush=datetime.fromtimestamp(writer.last, UTC).isoformat(timespec="milliseconds") if writer.last else None,
+        streams=Streams(services.hub.statistics().subscriptions),
+    )

@@ -1,0 +1,181 @@
+"""Every actor's `statistics()`, and what the web layer itself counts, as Prometheus text."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
+from prometheus_client.registry import Collector
+from quart import Blueprint, Response, current_app
+
+from web.context import NO_STORE, Services, reply, services
+from web.limits import Limiter
+
+metrics = Blueprint("metrics", __name__)
+
+# Upper ends, in seconds.
+BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+EXTENSION = "candled.metrics"
+
+
+class Requests:
+    """How many requests each route has had, with which answers and how long they took."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, int], int] = {}
+        self._times: dict[str, list[int]] = {}  # requests per bucket, the last one without an end
+        self._seconds: dict[str, float] = {}
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        """Count one request."""
+        self._answers[route, status] = self._answers.get((route, status), 0) + 1
+        times = self._times.get(route)
+        if times is None:
+            times = self._times[route] = [0] * (len(BUCKETS) + 1)
+            self._seconds[route] = 0.0
+        times[bisect_left(BUCKETS, seconds)] += 1
+        self._seconds[route] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """The counts as Prometheus sees them."""
+        answers = CounterMetricFamily(
+            "candled_http_requests", "Requests by route and status.", labels=["route", "status"]
+        )
+        for (route, status), count in self._answers.items():
+            answers.add_metric([route, str(status)], count)
+        yield answers
+        seconds = HistogramMetricFamily(
+            "candled_http_request_seconds", "From a request's head to its answer.", labels=["route"]
+        )
+        for route, times in self._times.items():
+            total, buckets = 0, []
+            for end, count in zip([*map(str, BUCKETS), "+Inf"], times, strict=True):
+                total += count
+                buckets.append((end, total))
+            seconds.add_metric([route], buckets, self._seconds[route])
+        yield seconds
+
+
+class Everything(Collector):
+    """What is told when the metrics are asked for."""
+
+    def __init__(self, services: Services, requests: Requests, limiter: Limiter, markets: tuple[int, int]) -> None:
+        self._services, self._requests, self._limiter, self._markets = services, requests, limiter, markets
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._requests.collect()
+        yield from self._limits()
+        yield from self._intake()
+        yield from self._engine()
+        yield from self._store()
+        yield from self._registry()
+        yield from self._hub()
+
+    def _limits(self) -> Iterator[Metric]:
+        limiter = self._limiter.statistics()
+        yield by("rate_limited_requests", "Requests refused as too many.", "group", limiter.refused)
+        yield by("rate_delayed_requests", "Requests that waited for their turn.", "group", limiter.delayed)
+        yield gauge("rate_limit_senders", "Addresses and keys that are counted.", limiter.counted)
+
+    def _intake(self) -> Iterator[Metric]:
+        intake = self._services.intake.statistics()
+        yield counter("ingest_requests", "Requests with events.", intake.requests)
+        yield counter("ingest_events", "Events as sent, whatever became of them.", intake.words)
+        outcomes = {
+            "accepted": intake.accepted,
+            "duplicate": intake.duplicates,
+            "corrected": intake.corrected,
+            "retracted": intake.retracted,
+            "unknown": intake.unknown,
+            "rejected": intake.rejected,
+        }
+        yield by("ingest_outcomes", "What became of events.", "outcome", outcomes)
+        yield by("ingest_rejected", "Events refused, by the field at fault.", "field", intake.rejected_by)
+        yield spent("commit_seconds", "Group commits.", intake.commits, intake.commit_seconds)
+        yield gauge("ingest_waiting", "Requests that wait for their commit.", intake.waiting)
+
+    def _engine(self) -> Iterator[Metric]:
+        engine = self._services.engine.statistics()
+        yield gauge("markets_active", "Markets with a task.", engine.active)
+        yield counter("markets_opened", "Markets that were given a task.", engine.opened)
+        yield counter("markets_retired", "Markets whose task ended for want of interest.", engine.retired)
+        yield spent("fold_seconds", "Rounds of folding.", engine.rounds, engine.round_seconds)
+        yield counter("folded_events", "Events folded.", engine.events)
+        yield counter("slices", "Slices handed to markets.", engine.slices)
+        yield gauge("committed_seq", "The newest committed batch.", engine.committed)
+        yield gauge("folded_seq", "The newest folded batch.", engine.seq)
+        yield gauge("ring_bytes", "Memory of the bars in use.", self._services.engine.nbytes())
+
+    def _store(self) -> Iterator[Metric]:
+        journal, writer = self._services.journal.statistics(), self._services.writer.statistics()
+        yield gauge("journal_bytes", "Size of the journal.", journal.bytes)
+        yield gauge("journal_segments", "Files of the journal.", journal.segments)
+        yield gauge("journal_records", "Batches in the journal.", journal.records)
+        yield counter("journal_appended_bytes", "Bytes made durable.", journal.appended_bytes)
+        yield spent("journal_fsync_seconds", "Times the disk was waited for.", journal.fsyncs, journal.fsync_seconds)
+        yield gauge("journal_fsync_longest_seconds", "The longest of these.", journal.fsync_seconds_max)
+        yield counter("journal_refused", "Batches that found no room.", journal.refused)
+        yield gauge("applied_seq", "The newest batch in the history store.", writer.applied)
+        yield spent("flush_seconds", "Flushes to the history store.", writer.flushes, writer.seconds)
+        yield gauge("flush_longest_seconds", "The longest of these.", writer.longest)
+        yield counter("flushed_events", "Events flushed.", writer.events)
+        yield gauge("flush_waiting_events", "Events that are not yet in the history store.", writer.waiting_events)
+        yield gauge("flush_failing", "1 while flushes fail.", bool(writer.failing))
+        yield gauge("last_flush_timestamp_seconds", "When the last flush ended.", writer.last)
+        store, database = self._services.store.statistics(), self._services.database.statistics()
+        yield counter("history_reads", "Times the history store was asked for bars.", store.history_reads)
+        yield counter("compactions", "Compactions of stored bars.", store.compactions)
+        yield spent("database_read_seconds", "Reads of the history store.", database.reads, database.read_seconds)
+        yield spent("database_write_seconds", "Transactions of the store.", database.writes, database.write_seconds)
+        yield gauge("database_bytes", "Size of the history store.", database.bytes)
+
+    def _registry(self) -> Iterator[Metric]:
+        registry = self._services.registry.statistics()
+        yield gauge("markets_registered", "Markets that are registered.", self._markets[0])
+        yield gauge("markets_listed", "Markets that are not deactivated.", self._markets[1])
+        yield gauge("registry_loaded", "Markets whose record is in memory.", registry.loaded)
+        yield counter("registry_reads", "Times the registry's file was asked.", registry.hops)
+        yield counter("registry_evicted", "Records that left memory.", registry.evicted)
+
+    def _hub(self) -> Iterator[Metric]:
+        hub = self._services.hub.statistics()
+        yield gauge("stream_subscriptions", "Streams that somebody follows.", hub.subscriptions)
+        yield counter("stream_frames", "Frames sent.", hub.frames)
+        yield counter("stream_bytes", "Bytes sent.", hub.bytes)
+        yield counter("stream_conflated", "States replaced by newer ones before they were sent.", hub.conflated)
+        yield counter("stream_lagged", "Snapshots sent because too much was pending.", hub.lagged)
+
+
+@metrics.get("/metrics")
+async def scraped() -> Response:
+    """Everything that is counted."""
+    requests, limiter = current_app.extensions[EXTENSION]
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Everything(services(), requests, limiter, await services().registry.count()))
+    ProcessCollector(registry=registry)
+    return reply(generate_latest(registry), headers={"Cache-Control": NO_STORE}, kind=CONTENT_TYPE_LATEST)
+
+
+def counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"candled_{name}", about, value=value)
+
+
+def gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"candled_{name}", about, value=value)
+
+
+def spent(name: str, about: str, count: int, seconds: float) -> Metric:
+    return SummaryMetricFamily(f"candled_{name}", about, count_value=count, sum_value=seconds)
+
+
+def by(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(f"candled_{name}", about, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -1,0 +1,246 @@
+"""TradingView UDF: config, symbols, search, history, time."""
+
+import math
+import time
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct, field
+from quart import Blueprint, Response
+
+from actors.market import Window
+from storage.calendar import parse
+from storage.errors import BadRequest
+from storage.records import EXCHANGES, TYPES, Kind, Market
+from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, request, services
+
+udf = Blueprint("udf", __name__, url_prefix="/api/tradingview")
+
+SECONDS = ("1",)
+MINUTES = ("1", "5", "15", "30", "60", "240")
+RESOLUTIONS = (*(f"{n}S" for n in SECONDS), *MINUTES, "1D", "1W", "1M")
+FOUND = 30  # results of a search that does not say how many
+MOST_FOUND = 100
+# Bars lie between these: the years 1 and 10000.
+FIRST, LAST = -62_135_596_800, 253_402_300_800
+MOST_BARS = 1_000_000_000  # more than anybody has; what may be asked is unbounded
+
+EXCHANGE_NAMES: dict[Kind, tuple[str, str]] = {
+    "perp": ("vAMM Markets", "Virtual AMM"),
+    "spot": ("Spot Markets", "Exchange trades"),
+    "card": ("Trading Cards", "Prices of trading cards"),
+    "index": ("Indices", "Indices of trading cards"),
+}
+
+
+class Named(Struct, frozen=True):
+    name: str
+    value: str
+
+
+class Exchange(Struct, frozen=True):
+    value: str
+    name: str
+    desc: str
+
+
+class Configuration(Struct, frozen=True, kw_only=True):
+    """What this datafeed can do."""
+
+    supported_resolutions: tuple[str, ...] = RESOLUTIONS
+    supports_group_request: bool = False
+    supports_search: bool = True
+    supports_marks: bool = False
+    supports_timescale_marks: bool = False
+    supports_time: bool = True
+    exchanges: list[Exchange] = field(
+        default_factory=lambda: [
+            Exchange("", "All exchanges", ""),
+            *(Exchange(EXCHANGES[kind], *names) for kind, names in EXCHANGE_NAMES.items()),
+        ]
+    )
+    symbols_types: list[Named] = field(
+        default_factory=lambda: [Named("All types", ""), *(Named(t, t) for t in dict.fromkeys(TYPES.values()))]
+    )
+
+
+class SymbolInfo(Struct, frozen=True, kw_only=True):
+    """A market as a chart wants to know it. A member named `s` would mean that there is none."""
+
+    name: str
+    ticker: str
+    description: str
+    type: str
+    session: str
+    timezone: str
+    exchange: str
+    listed_exchange: str
+    format: str = "price"
+    minmov: int
+    pricescale: int
+    volume_precision: int = 8
+    has_intraday: bool = True
+    intraday_multipliers: tuple[str, ...] = MINUTES
+    has_seconds: bool = True
+    seconds_multipliers: tuple[str, ...] = SECONDS
+    has_daily: bool = True
+    daily_multipliers: tuple[str, ...] = ("1",)
+    has_weekly_and_monthly: bool = True
+    weekly_multipliers: tuple[str, ...] = ("1",)
+    monthly_multipliers: tuple[str, ...] = ("1",)
+    supported_resolutions: tuple[str, ...] = RESOLUTIONS
+    data_status: str = "streaming"
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """One result of a search."""
+
+    symbol: str
+    full_name: str
+    description: str
+    exchange: str
+    ticker: str
+    type: str
+
+
+class Bars(Struct, frozen=True, tag_field="s", tag="ok"):
+    """Bars in the columns that a chart reads."""
+
+    t: list[int]
+    o: list[float]
+    h: list[float]
+    l: list[float]  # noqa: E741 # the wire's name
+    c: list[float]
+    v: list[float]
+
+
+class NoData(Struct, frozen=True, omit_defaults=True, tag_field="s", tag="no_data"):
+    """No bars; `next_time` is where older ones are."""
+
+    next_time: int | None = field(default=None, name="nextTime")
+
+
+class SymbolQuery(Struct, frozen=True):
+    symbol: Annotated[str, Meta(min_length=1)]
+
+
+class SearchQuery(Struct, frozen=True):
+    query: str = ""
+    type: str = ""
+    exchange: str = ""
+    limit: str = ""
+
+
+class HistoryQuery(Struct, frozen=True):
+    symbol: Annotated[str, Meta(min_length=1)]
+    resolution: str
+    start: str = field(name="from")
+    end: str = field(name="to")
+    countback: str = ""
+
+
+CONFIGURATION = msgspec.json.encode(Configuration())
+
+
+@udf.get("/config")
+async def config() -> Response:
+    """What this datafeed can do."""
+    return reply(CONFIGURATION, headers={"Cache-Control": REVALIDATE})
+
+
+@udf.get("/time")
+async def now() -> Response:
+    """The clock, in seconds."""
+    return reply(int(time.time()), headers={"Cache-Control": NO_STORE})
+
+
+@udf.get("/symbols")
+async def symbols() -> Response:
+    """One market by ticker, `EXCHANGE:NAME` or what somebody typed."""
+    market = await engine().market(params(SymbolQuery).symbol)
+    info = SymbolInfo(
+        name=market.market_symbol,
+        ticker=market.market_symbol,
+        description=described(market),
+        type=market.type,
+        session=market.session,
+        timezone=market.timezone,
+        exchange=market.exchange,
+        listed_exchange=market.exchange,
+        minmov=market.minmov,
+        pricescale=market.pricescale,
+    )
+    return reply(info, headers={"Cache-Control": REVALIDATE})
+
+
+@udf.get("/search")
+async def search() -> Response:
+    """Markets for what somebody typed, best first."""
+    query = params(SearchQuery)
+    wanted = number(query.limit)
+    limit = FOUND if wanted is None or wanted < 0 else int(min(wanted, MOST_FOUND))
+    found = await services().registry.search(
+        query.query, type=query.type or None, exchange=query.exchange or None, limit=limit
+    )
+    results = [
+        Found(
+            symbol=market.market_symbol,
+            full_name=f"{market.exchange}:{market.market_symbol}",
+            description=described(market),
+            exchange=market.exchange,
+            ticker=market.market_symbol,
+            type=market.type,
+        )
+        for market in found
+    ]
+    return reply(results, headers={"Cache-Control": REVALIDATE})
+
+
+@udf.get("/history")
+async def history() -> Response:
+    """Bars of one market, in the columns that a chart reads."""
+    query = params(HistoryQuery)
+    resolution = parse(query.resolution)
+    # Bars begin at whole seconds: those at or after 10.5 are those from 11 on.
+    start, end = (
+        min(max(math.ceil(instant(name, text)), FIRST), LAST)
+        for name, text in (("from", query.start), ("to", query.end))
+    )
+    market = await engine().market(query.symbol)
+    window = await engine().window(market, resolution, start, end, counted(query.countback))
+    headers = {"X-Cursor": f"{engine().epoch}.{window.seq}", "Cache-Control": NO_STORE}
+    if not window.open_bar:
+        headers["Cache-Control"] = REVALIDATE
+        headers["ETag"] = tag = entity_tag(engine().epoch, window)
+        if tag in request().headers.get("If-None-Match", ""):
+            return reply(b"", 304, headers)
+    if not window.time:
+        return reply(NoData(window.previous), headers=headers)
+    bars = Bars(window.time, window.open, window.high, window.low, window.close, window.volume)
+    return reply(bars, headers=headers)
+
+
+def described(market: Market) -> str:
+    """What to call a market in a list; never empty."""
+    return market.name or market.description or market.market_symbol
+
+
+def instant(name: str, text: str) -> float | int:
+    """A point in time as charts send it: seconds, with or without a fraction, of any size."""
+    value = number(text)
+    if value is None:
+        raise BadRequest(f"{name}: expected seconds since 1970, got {text!r:.100}")
+    return value
+
+
+def counted(text: str) -> int | None:
+    """How many bars were asked for; None where it does not say."""
+    value = number(text)
+    return None if value is None or value < 1 else int(min(value, MOST_BARS))
+
+
+def entity_tag(epoch: str, window: Window) -> str:
+    """Differs whenever the answer does: a bar that changed has a newer rev, one that is gone leaves other ends or
+    fewer bars."""
+    ends = f"{window.time[0]}-{window.time[-1]}" if window.time else f"{window.previous}"
+    return f'"{epoch}-{window.rev}-{len(window.time)}-{ends}"'
