@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.fold import capped
 from actors.hub import Bar
 from storage import decimals
 from storage.events import Array
@@ -119,7 +120,7 @@ def distinct(hashes: set[int] | None) -> int:
 
 def amount(units: int) -> float:
     """A sum as the float nearest to it."""
-    return float(min(units, decimals.CAP) / decimals.ONE)
+    return float(capped(units) / decimals.ONE)
 
 
 def shown(layout: Layout, state: Row, closed: bool) -> Bar | None:
@@ -194,7 +195,7 @@ def table(kind: str, market: int, states: Sequence[Row]) -> Partials:
             case Rule.MIN | Rule.MAX:
                 columns[name] = np.array([np.nan if v is None else v for v in found])
             case Rule.SUM:
-                columns[name] = decimals.from_ints([min(v, decimals.CAP) for v in found])
+                columns[name] = decimals.from_ints([capped(units) for units in found])
             case Rule.COUNT:
                 columns[name] = np.array(found, np.int64)
             case Rule.DISTINCT:

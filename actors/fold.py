@@ -259,12 +259,28 @@ class _Sorted:
             wide = self._gather(measure.of, column)
         if mask is not None:
             wide = np.where(mask[:, None], wide, 0)
-        return decimals.sum_by(wide, self.starts)
+        return totals(wide, self.starts)
 
     def _distinct(self, measure: Measure) -> Array:
         hashes, mask = self._value(measure.of), self._mask(measure.where)
         said = hashes != 0 if mask is None else mask & (hashes != 0)
         return sketches(self.groups()[said], hashes[said], len(self.starts))
+
+
+def capped(units: int) -> int:
+    """An amount as far as amounts go."""
+    return max(-decimals.CAP, min(units, decimals.CAP))
+
+
+def totals(amounts: Array, starts: Array) -> Array:
+    """The sum of each group, which stops at ±CAP; only where it does so and signs differ does their order matter."""
+    try:
+        return decimals.sum_by(amounts, starts)
+    except ValueError:  # a sum below −CAP, which only fees paid back can come to
+        numbers = decimals.ints(amounts)
+        ends = [*starts[1:].tolist(), len(numbers)]
+        sums = [sum(numbers[start:end]) for start, end in zip(starts.tolist(), ends, strict=True)]
+        return decimals.from_ints([capped(units) for units in sums])
 
 
 def sketches(groups: Array, hashes: Array, n: int) -> Array:
@@ -316,7 +332,7 @@ def merged(table: Partials) -> Partials:
             case Rule.MAX:
                 columns[name] = np.fmax.reduceat(table[name], starts)
             case Rule.SUM:
-                columns[name] = decimals.sum_by(table[name], starts)
+                columns[name] = totals(table[name], starts)
             case Rule.COUNT:
                 columns[name] = np.add.reduceat(table[name], starts)
             case Rule.DISTINCT:

@@ -11,6 +11,7 @@ import numpy as np
 
 from actors import candle
 from actors.candle import BORN, LAYOUTS, REV, Row, State, T
+from actors.fold import capped, totals
 from storage import decimals
 from storage.events import Array
 from storage.measures import MEASURES, Rule, distinct_count, wire, wired
@@ -24,10 +25,18 @@ HOT = {1: 4, 60: 2, 300: 2, 900: 2, 3600: 2, 86400: 2}  # an event may be some s
 class View:
     """Bars as columns, ascending in t: what a ring, the store or a merge of both shows."""
 
-    __slots__ = ("columns", "kind", "n")
+    __slots__ = ("_volumes", "columns", "kind", "n")
 
-    def __init__(self, kind: str, n: int, columns: dict[str, Array]) -> None:
+    def __init__(self, kind: str, n: int, columns: dict[str, Array], volumes: Array | None = None) -> None:
         self.kind, self.n, self.columns = kind, n, columns
+        self._volumes = volumes
+
+    @property
+    def volumes(self) -> Array:
+        """The volume of each bar as wires show it."""
+        if self._volumes is None:
+            self._volumes = wired(decimals.floats(self.columns["volume"]))
+        return self._volumes
 
     def __getitem__(self, name: str) -> Array:
         return self.columns[name]
@@ -35,7 +44,7 @@ class View:
     def take(self, rows: "Array | slice") -> "View":
         """These bars."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        return View(self.kind, len(columns["t"]), columns)
+        return View(self.kind, len(columns["t"]), columns, None if self._volumes is None else self._volumes[rows])
 
     def visible(self) -> "View":
         """The bars in which a price was set: the others are on no wire."""
@@ -80,7 +89,7 @@ def shown(kind: str, states: Sequence[Row]) -> View:
     for name, (dtype, width) in TYPES[kind].items():
         if width == 2:
             at = layout.place[name]
-            columns[name] = decimals.from_ints([min(state[at], decimals.CAP) for state in states])
+            columns[name] = decimals.from_ints([capped(state[at]) for state in states])
         else:
             columns[name] = np.array([_value(layout, name, state) for state in states], dtype)
     return View(kind, len(states), columns)
@@ -107,7 +116,8 @@ def joined(views: Sequence[View]) -> View:
     if len(views) == 1:
         return views[0]
     columns = {name: np.concatenate([some.columns[name] for some in views]) for name in views[0].columns}
-    return View(views[0].kind, sum(some.n for some in views), columns)
+    volumes = np.concatenate([some.volumes for some in views])
+    return View(views[0].kind, sum(some.n for some in views), columns, volumes)
 
 
 class Ring:
@@ -119,7 +129,9 @@ class Ring:
         self._layout = LAYOUTS[kind]
         self._hot: list[State] = []  # ascending in t
         self._low = self._high = 0  # the rows in use
+        self._volumes: Array | None = None
         self._columns = NO_COLUMNS[kind]
+        self.lost = -1  # the newest seq that changed a bar which is not here any more
 
     def __len__(self) -> int:
         return self._high - self._low + len(self._hot)
@@ -194,6 +206,7 @@ class Ring:
         for name, column in self._columns.items():
             column[: old.n] = shown_[name]
         self._low, self._high = 0, old.n
+        self._volumes = None
         self._evict()
 
     def state(self, t: int) -> State | None:
@@ -204,11 +217,18 @@ class Ring:
     def view(self, start: int, end: int) -> View:
         """The bars with start ≤ t < end, shown or not."""
         low, high = self._at(start), self._at(end)
-        parts = [View(self.kind, high - low, {name: column[low:high] for name, column in self._columns.items()})]
+        columns = {name: column[low:high] for name, column in self._columns.items()}
+        parts = [View(self.kind, high - low, columns, self._shown_volumes()[low:high])]
         hot = [state for state in self._hot if start <= state[T] < end]
         if hot:
             parts.append(shown(self.kind, hot))
         return joined(parts)
+
+    def _shown_volumes(self) -> Array:
+        """By row of the columns; kept until a row changes."""
+        if self._volumes is None:
+            self._volumes = wired(decimals.floats(self._columns["volume"]))
+        return self._volumes
 
     def times(self) -> Array:
         """The t of every bar, ascending."""
@@ -244,6 +264,7 @@ class Ring:
     def _evict(self) -> None:
         over = len(self) - self.size
         if over > 0 and self._high - self._low >= over:
+            self.lost = max(self.lost, int(self._columns["rev"][self._low : self._low + over].max()))
             self._low += over
             self.floor = int(self._columns["t"][self._low]) if self._high > self._low else int(self._hot[0][T])
 
@@ -276,9 +297,10 @@ class Ring:
 
     def _write(self, at: int, state: State) -> None:
         layout = self._layout
+        self._volumes = None
         for name, column in self._columns.items():
             if column.ndim == 2:
-                units = min(state[layout.place[name]], decimals.CAP)
+                units = capped(state[layout.place[name]])
                 low = units & 0xFFFFFFFFFFFFFFFF
                 column[at, 0] = low - (1 << 64) if low >> 63 else low
                 column[at, 1] = units >> 64
@@ -316,7 +338,7 @@ def grouped(bars: View, labels: Array) -> View:
             case Rule.MAX:
                 columns[measure.name] = np.fmax.reduceat(values, starts)
             case Rule.SUM:
-                columns[measure.name] = decimals.sum_by(values, starts)
+                columns[measure.name] = totals(values, starts)
             case Rule.COUNT:
                 columns[measure.name] = np.add.reduceat(values, starts)
     return View(bars.kind, len(starts), columns)

@@ -7,7 +7,7 @@ import numpy as np
 from actors.fold import Inputs, Keys, Scaled
 from storage import decimals
 from storage.events import Array, Events
-from storage.measures import COUNTED, LIQUIDATED
+from storage.measures import COUNTED, LARGEST, LIQUIDATED
 
 SECOND = 1_000_000
 
@@ -53,7 +53,7 @@ def inputs(kind: str, events: Events, sources: Array) -> Inputs:
         worth = counted & (price > 0)
         _keep(masks, "worth", worth)
         values["volume"] = _amounts(events, "volume", volume)
-        values["turnover"] = decimals.product(np.where(worth, price, 0.0), volume)
+        values["turnover"] = turnover(np.where(worth, price, 0.0), volume)
     if kind == "perp":
         if "fee" in events:
             values["fee"] = _amounts(events, "fee", events.numbers("fee"))
@@ -64,6 +64,15 @@ def inputs(kind: str, events: Events, sources: Array) -> Inputs:
                 values[name] = events.numbers(name)
     t = events.integers("ts") // SECOND
     return Inputs(kind, events.n, events.integers("market"), t, keys(events), values, masks)
+
+
+def turnover(price: Array, volume: Array) -> Array:
+    """price × volume as amounts; what is more than an amount can be is the most that it can be."""
+    with np.errstate(over="ignore"):
+        beyond = price * volume > LARGEST
+    if beyond.any():
+        price, volume = np.where(beyond, LARGEST, price), np.where(beyond, 1.0, volume)
+    return decimals.product(price, volume)
 
 
 def _keep(masks: dict[str, Array], name: str, mask: Array) -> None:

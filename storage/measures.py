@@ -4,6 +4,7 @@ A candle is a row of measures. From this table come the vectorised fold and merg
 a partial (`storage/partials.py`), the DuckDB tables and the SQL that folds and merges (`storage/schema.py`).
 """
 
+import math
 from enum import Enum
 
 import numpy as np
@@ -46,7 +47,8 @@ class Ratio(Struct, frozen=True):
 COUNTED = tuple(EVENT_CODE[name] for name in ("Trade", "PositionOpened", "PositionClosed"))
 LIQUIDATED = EVENT_CODE["PositionLiquidated"]
 _COUNTED = f"event IN ({', '.join(map(str, COUNTED))})"
-_WORTH = "CAST(CAST({price} AS DOUBLE) * CAST({size} AS DOUBLE) AS DECIMAL(38, 18))"
+LARGEST = math.nextafter(1e20, 0.0)  # what a price × a volume counts for at most: an amount has 20 digits at most
+_WORTH = f"CAST(least(CAST({{price}} AS DOUBLE) * CAST({{size}} AS DOUBLE), {LARGEST!r}) AS DECIMAL(38, 18))"
 
 # What a fold reads of an event, as SQL over a ledger relation that also has the boolean `priced`.
 # `actors/vamm.py` and `actors/cards.py` say the same in numpy; a property test holds them equal.

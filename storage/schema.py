@@ -1,5 +1,6 @@
 """DDL and SQL derived from the measure table; numbered migrations, forward only, applied when the database opens."""
 
+from storage.decimals import CAP, ONE
 from storage.events import EXACT, INTEGERS, NUMBERS, TEXTS
 from storage.measures import INPUTS, KEY, MEASURES, SKETCH, Measure, Rule
 from storage.partials import FIELDS
@@ -106,7 +107,7 @@ def _fold(measure: Measure) -> str:
         case Rule.MIN | Rule.MAX:
             return f"{measure.rule.value}({value}){_filter(where)} AS {name}"
         case Rule.SUM:
-            return f"CAST(coalesce(sum({value}){_filter(where)}, 0) AS DECIMAL(38, 18)) AS {name}"
+            return f"{_sum(value, _filter(where))} AS {name}"
         case Rule.COUNT:
             return f"count(*){_filter(where)} AS {name}"
         case Rule.DISTINCT:
@@ -116,6 +117,20 @@ def _fold(measure: Measure) -> str:
 
 def _filter(where: list[str]) -> str:
     return f" FILTER ({' AND '.join(where)})" if where else ""
+
+
+# A sum of amounts stops at ±CAP, as `decimals.sum_by` does, where a plain sum() would end the statement: so of amounts
+# that could take it there, the whole part is summed for itself. Of the others, which is most of them, that is 0.
+_CAP = f"{CAP // ONE}.{CAP % ONE:018d}"
+_MOST = 10**20 - 2
+_FAR = f"NOT BETWEEN -{10**9} AND {10**9}"
+
+
+def _sum(value: str, where: str = "") -> str:
+    far = f"sum(CASE WHEN {value} {_FAR} THEN trunc({value}) ELSE 0 END){where}"
+    near = f"sum(CASE WHEN {value} {_FAR} THEN {value} - trunc({value}) ELSE {value} END){where}"
+    whole = f"CAST(greatest(-{_MOST}, least({_MOST}, {far} + trunc({near}))) AS DECIMAL(38, 18))"
+    return f"greatest(-{_CAP}, least({_CAP}, coalesce({whole} + ({near} - trunc({near})), 0)))"
 
 
 def merge_sql(kind: str, relation: str, bucket: str = "t") -> str:
@@ -143,8 +158,9 @@ def _merge(measure: Measure) -> str:
             )
         case Rule.MIN | Rule.MAX:
             return f"{measure.rule.value}({name}) AS {name}"
-        case Rule.SUM | Rule.COUNT:
-            kind = "DECIMAL(38, 18)" if measure.rule is Rule.SUM else "BIGINT"
-            return f"CAST(sum({name}) AS {kind}) AS {name}"
+        case Rule.SUM:
+            return f"{_sum(name)} AS {name}"
+        case Rule.COUNT:
+            return f"CAST(sum({name}) AS BIGINT) AS {name}"
         case Rule.DISTINCT:
             return f"list_sort(list_distinct(flatten(list({name}) FILTER ({name} IS NOT NULL))))[1:{SKETCH}] AS {name}"
