@@ -249,11 +249,17 @@ class Engine:
 
     def _actor(self, market: Market) -> MarketActor:
         actor = self._actors.get(market.slot)
+        if actor is not None and not self.has_events(market.slot) and not actor.fits(market):
+            # Its days changed before its first event: what was opened for the old ones holds nothing yet.
+            actor.close()
+            actor = None
         return actor if actor is not None else self._opened_for(market)
 
     def _open(self, slot: int) -> MarketActor:
         actor = self._actors.get(slot)
-        return actor if actor is not None else self._opened_for(self._names.market(slot))
+        if actor is None or not self.has_events(slot):
+            return self._actor(self._names.market(slot))
+        return actor
 
     def _opened_for(self, market: Market) -> MarketActor:
         assert self._nursery is not None

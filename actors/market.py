@@ -14,13 +14,11 @@ from msgspec import Struct
 from actors import candle, fold
 from actors.candle import LAYOUTS, REV, Row, State, T
 from actors.hub import Bar, Gone, Start, Subscription, Topic
-from actors.ring import ALWAYS, Ring, View, grouped, view
+from actors.ring import ALWAYS, Ring, View, grouped, joined, view
 from actors.rounds import Round
-from storage import decimals
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
 from storage.events import Array
-from storage.measures import wired
-from storage.partials import NEVER, Partials
+from storage.partials import Partials
 from storage.partials import concat as together
 from storage.records import Market
 from storage.schema import RUNGS
@@ -144,6 +142,10 @@ class MarketActor:
             raise found
         result: Found = found
         return result
+
+    def fits(self, record: Market) -> bool:
+        """Whether this actor reckons its days as the record says."""
+        return (self.record.session, self.record.timezone) == (record.session, record.timezone)
 
     @property
     def watched(self) -> bool:
@@ -313,8 +315,7 @@ class MarketActor:
         if end <= ring.floor:
             return below
         above = ring.view(ring.floor, end)
-        columns = {name: np.concatenate([below[name], above[name]]) for name in above.columns}
-        return View(self.kind, below.n + above.n, columns)
+        return joined([below, above])
 
     async def _newest_view(self, stored: int, before: int, count: int) -> View:
         """At least the `count` newest shown bars with t < before, or all there are; complete from its first on."""
@@ -332,8 +333,7 @@ class MarketActor:
             late = late.take((late["t"] >= first) & (late["t"] < edge))
             below = view(fold.merged(together([old, late]))).visible()
             if below.n + recent.n >= count or first == ALWAYS:
-                columns = {name: np.concatenate([below[name], recent[name]]) for name in recent.columns}
-                return View(self.kind, below.n + recent.n, columns)
+                return joined([below, recent])
             wanted *= 2  # buckets without a price were among them
 
     async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
@@ -394,19 +394,20 @@ class MarketActor:
     ) -> Window:
         """The bars with start ≤ t < end, the newest `most` of them; with `count`, the `count` newest before `end`,
         reaching back before `start`. Monthly windows of count + 1 bars are given whole."""
+        previous = None
         if count is None:
-            bars = await self._bars(resolution, start, end) if start < end else (await self._bars(resolution, 0, 0))
+            # One more than the window can hold: where it is empty, that one says where older bars are.
+            room = math.ceil((end - start) / (0.9 * resolution.seconds)) if start < end else 0
+            bars = await self._newest_bars(resolution, end, min(room, most) + 1)
+            older = bars["t"][bars["t"] < start] if start < end else bars["t"]
+            bars = bars.take(slice(len(older), None))
+            previous = int(older[-1]) if len(older) and not bars.n else None
         else:
             bars = await self._newest_bars(resolution, end, min(count, most))
             if resolution.unit == "M" and start < end:
                 whole = await self._bars(resolution, start, end)
-                if whole.n == count + 1:
-                    bars = whole
+                bars = whole if whole.n == count + 1 else bars
         bars = bars.take(slice(max(0, bars.n - most), None))
-        previous = None
-        if not bars.n and count is None:
-            older = await self._newest_bars(resolution, min(start, end), 1)
-            previous = int(older["t"][-1]) if older.n else None
         open_bar = bool(bars.n) and not self._closed(resolution, int(bars["t"][-1]))
         return Window(
             bars["t"].tolist(),
@@ -414,7 +415,7 @@ class MarketActor:
             bars["high"].tolist(),
             bars["low"].tolist(),
             bars["close"].tolist(),
-            _volumes(bars).tolist(),
+            bars.volumes.tolist(),
             bars["trades_count"].tolist(),
             self.seq,
             int(bars["rev"].max()) if bars.n else 0,
@@ -462,7 +463,7 @@ class MarketActor:
     async def _since(self, feed: _Feed, since: int) -> Start | None:
         """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
         ring = await self._ring(feed.rung)
-        if since >= self._outside[feed.rung]:
+        if since >= max(self._outside[feed.rung], ring.lost):
             times = ring.changed(since)
         else:
             times, applied = await self._store.changed(self.kind, feed.rung, self.record.slot, since, REPLAY + 1)
@@ -473,12 +474,24 @@ class MarketActor:
         known = ring.newest_born_by(since)
         if known is None and ring.floor != ALWAYS:
             return None
+        changed = np.unique(self._labels(feed, times)).tolist()
+        wanted = set(changed)
         if known is not None:
-            times = sorted({*times, known})
-        labels = np.unique(self._labels(feed, times))
-        shown = [bar for label in labels.tolist() for bar in await self._one(feed, label)]
+            # The bars that the client's chart ended with: one may have been closed meanwhile by the clock alone.
+            newest = int(self._labels(feed, [known])[0])
+            wanted.update([newest, *(self._calendar.back(feed.resolution, newest, n) for n in (1, 2))])
+        shown: list[Bar] = []
+        if wanted:
+            low, high = min(wanted), max(wanted)
+            if (high - low) // feed.resolution.seconds > 4 * REPLAY:
+                return None
+            stop = int(self._calendar.next(feed.resolution, np.array([high]))[0])
+            bars = await self._bars(feed.resolution, low, stop)
+            shown = self._shown(feed, bars.take(np.isin(bars["t"], list(wanted))))
         there = {bar.time for bar in shown}
-        gone = [Gone(label, self.seq) for label in labels.tolist() if label not in there]
+        gone = [Gone(label, self.seq) for label in changed if label not in there]
+        if not shown and not gone and since < feed.topic.seq:
+            return None  # no frame would bring the client to this stream's position
         return Start(feed.topic.seq, True, shown, gone, shown[-1].time if shown else None)
 
     def _labels(self, feed: _Feed, times: Sequence[int]) -> Array:
@@ -501,7 +514,7 @@ class MarketActor:
         closed = [self._mark(feed, t) for t in times]
         columns = [bars[name].tolist() for name in ("open", "high", "low", "close")]
         rest = [
-            _volumes(bars).tolist(),
+            bars.volumes.tolist(),
             bars["trades_count"].tolist(),
             closed,
             bars["rev"].tolist(),
@@ -554,10 +567,3 @@ class MarketActor:
 
 
 _LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go
-
-
-def _volumes(bars: View) -> Array:
-    return wired(decimals.floats(bars["volume"]))
-
-
-assert NEVER > FAR

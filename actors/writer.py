@@ -1,5 +1,6 @@
 """The only task that writes to the store: one transaction per flush. It also holds what is not yet in there."""
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -55,7 +56,7 @@ class Writer:
     ) -> None:
         """`sum_up` turns rounds into a flush on a worker thread; `recent_rows` bounds the unordered stretch on disk."""
         self._commit, self._sum_up, self._compact = commit, sum_up, compact
-        self._now, self._kinds = now, kinds
+        self._now = now
         self._seconds, self._events, self._recent_rows = seconds, events, recent_rows
         self.applied = applied
         self._rounds: deque[Round] = deque()
@@ -67,6 +68,8 @@ class Writer:
         self._flushes = self._flushed_events = 0
         self._spent = self._longest = self._last = 0.0
         self._failing = ""
+        # Rows in arrival order, by kind and rung; how many a former life left is not known until they are looked at.
+        self._recent = dict.fromkeys(itertools.product(kinds, RUNGS), recent_rows + 1)
 
     # --- from outside, on the loop
 
@@ -153,7 +156,10 @@ class Writer:
         if not ready:
             return False
         began = trio.current_time()
-        await self._commit(await self._sum_up(ready))
+        work = await self._sum_up(ready)
+        await self._commit(work)
+        for rung, table in work.tables:
+            self._recent[table.kind, rung] += table.n
         for round_ in ready:
             self._rounds.popleft()
             self._waiting -= round_.count
@@ -172,7 +178,8 @@ class Writer:
         """Keep the stretch of stored bars that lies in arrival order short."""
         if self._waiting >= self._events:
             return
-        for kind in self._kinds:
-            for rung in RUNGS:
-                if await self._compact(kind, rung, self._recent_rows, SPANS[rung]):
-                    return
+        for (kind, rung), rows in self._recent.items():
+            if rows > self._recent_rows:
+                await self._compact(kind, rung, self._recent_rows, SPANS[rung])
+                self._recent[kind, rung] = 0
+                return  # one at a time: a flush may be due
