@@ -167,17 +167,19 @@ class Intake:
         encoding: str = "",
         create: Kind | None = None,
         key: str | None = None,
+        owner: str = "",
         source: str = "http",
     ) -> bytes:
         """Take a request with events; the JSON answer, once all that it accepts is durable.
 
         Raises BadRequest, UnsupportedMediaType or TooLarge where the body cannot be taken at all, and Unavailable
-        while there is no room; nothing is kept then. A repeat of a `key` is given the first answer.
+        while there is no room; nothing is kept then. A repeat of a `key` by the same `owner` is given the first answer.
         """
         if key is None:
             return await self._submit(body, content_type, encoding, create, None, source)
         if not 0 < len(key) <= KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
+        key = f"{owner} {key}"
         while key in self._keys:
             await self._keys[key].wait()
         done = self._keys[key] = trio.Event()

@@ -80,6 +80,7 @@ def stack_settings(config: Config) -> StackSettings:
         flush_events=config.flush_rows,
         max_body=config.max_body_bytes,
         create=config.create_markets,
+        query_seconds=config.query_seconds,
     )
 
 

@@ -44,6 +44,7 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     flush_events: int = 1_000_000
     max_body: int = 64 << 20
     create: Kind | None = None
+    query_seconds: float = 30.0
 
 
 class Recovered(Struct, frozen=True):
@@ -90,7 +91,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         state = files.enter_context(await door.run(State.open, data / "state.db"))
         letters = files.enter_context(await door.run(rejects.opened, data / "rejects.db"))
         told = files.enter_context(await door.run(answers.opened, data / "answers.db"))
-        database = await door.run(Database.open, data / "candles.duckdb", door)
+        database = await door.run(Database.open, data / "candles.duckdb", door, settings.query_seconds)
         files.callback(database.close)
         store = Store(database)
 
@@ -181,6 +182,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         async with trio.open_nursery() as below:
             await below.start(hub.run)
             await below.start(key_cache.run)
+            below.start_soon(database.watch)
             async with trio.open_nursery() as store_writer:
                 await store_writer.start(writer.run)
                 async with trio.open_nursery() as folding:

@@ -45,20 +45,27 @@ class DatabaseStatistics(Struct, frozen=True):
 class Database:
     """A DuckDB file opened by this process; reads run beside each other, writes one after the other."""
 
-    def __init__(self, connection: Connection, path: Path, door: Door, set_aside: Path | None) -> None:
+    def __init__(
+        self, connection: Connection, path: Path, door: Door, set_aside: Path | None, seconds: float = 30.0
+    ) -> None:
         self._connection = connection
         self._path = path
         self._door = door
         self._writing = trio.Lock()
+        self._seconds = seconds
         self.set_aside = set_aside
+        self._running: dict[int, tuple[float, Connection]] = {}  # reads under way: when they must end
         self._reads = self._writes = 0
         self._read_seconds = self._write_seconds = 0.0
 
     @classmethod
-    def open(cls, path: Path, door: Door) -> "Database":
-        """Open or create; a file that will not open is set aside under a name of its own, never deleted."""
+    def open(cls, path: Path, door: Door, seconds: float = 30.0) -> "Database":
+        """Open or create; a file that will not open is set aside under a name of its own, never deleted.
+
+        A read that takes longer than `seconds` is cancelled, as long as `watch` runs.
+        """
         try:
-            return cls(_connected(path), path, door, None)
+            return cls(_connected(path), path, door, None, seconds)
         except duckdb.Error as error:
             if isinstance(error, duckdb.IOException) and "lock" in str(error).lower():
                 raise BrokenStore(f"{path} is in use by another process; stop it, or name another --data") from error
@@ -67,22 +74,39 @@ class Database:
                 part = path.with_name(path.name + suffix)
                 if part.exists():
                     os.replace(part, aside.with_name(aside.name + suffix))
-            return cls(_connected(path), path, door, aside)
+            return cls(_connected(path), path, door, aside, seconds)
 
     async def read(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run `work(cursor, *arguments)` in one read transaction on a worker thread."""
+        """Run `work(cursor, *arguments)` in one read transaction on a worker thread.
+
+        Raises Unavailable where it takes longer than a query may.
+        """
         self._reads += 1
         return await self._door.run(self._read, work, arguments)
 
     def _read(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         began = time.perf_counter()
         with self._connection.cursor() as cursor:
+            self._running[id(cursor)] = began + self._seconds, cursor
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             try:
                 return work(cursor, *arguments)
+            except duckdb.InterruptException as error:
+                raise Unavailable(f"the query took longer than {self._seconds:g} s and was cancelled") from error
             finally:
-                cursor.execute("ROLLBACK")
+                del self._running[id(cursor)]
+                with suppress(duckdb.Error):  # one that was interrupted may have ended already
+                    cursor.execute("ROLLBACK")
                 self._read_seconds += time.perf_counter() - began
+
+    async def watch(self) -> None:
+        """Cancel reads that take too long, until cancelled."""
+        while True:
+            await trio.sleep(min(1.0, self._seconds / 4))
+            now = time.perf_counter()
+            for deadline, cursor in list(self._running.values()):
+                if now > deadline:
+                    cursor.interrupt()
 
     async def write(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run `work(cursor, *arguments)` in one transaction: all of it is kept, or nothing.
@@ -138,7 +162,11 @@ def _connected(path: Path) -> Connection:
             "autoload_known_extensions": False,
         },
     )
-    migrate(connection)
+    try:
+        migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -149,7 +177,9 @@ def migrate(connection: Connection) -> None:
     version = found or 0
     steps = schema.migrations()
     if version > len(steps):
-        raise duckdb.Error(f"made by a newer candled (schema {version}, this one knows {len(steps)})")
+        raise BrokenStore(
+            f"the history store was made by a newer candled: schema {version}, this one knows {len(steps)}"
+        )
     for number, statements in enumerate(steps[version:], start=version + 1):
         connection.execute("BEGIN TRANSACTION")
         for statement in statements:

@@ -1,5 +1,6 @@
 """Events posted to us."""
 
+from hashlib import sha256
 from typing import Literal
 
 from msgspec import Struct
@@ -28,6 +29,7 @@ async def events() -> Response:
         encoding=asked.headers.get("Content-Encoding", ""),
         create=create,
         key=asked.headers.get("Idempotency-Key"),
+        owner=sha256(asked.headers.get("Authorization", "").encode()).hexdigest()[:32],
         source=f"http {asked.address}",
     )
     return reply(answer, headers={"Cache-Control": NO_STORE})

@@ -1,0 +1,116 @@
+"""The DuckDB file and the door to the worker threads."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import trio
+
+from storage.database import Database, Door
+from storage.errors import BrokenStore, Unavailable
+
+ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(100000000) b"
+
+
+def asked(db: Any, query: str) -> Any:
+    return db.execute(query).fetchall()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "candles.duckdb"
+
+
+async def test_a_write_is_kept_whole_or_not_at_all(path: Path) -> None:
+    def half(db: Any) -> None:
+        db.execute("INSERT INTO meta VALUES ('e', 7)")
+        raise ZeroDivisionError
+
+    database = Database.open(path, Door())
+    with pytest.raises(ZeroDivisionError):
+        await database.write(half)
+    assert await database.read(asked, "SELECT * FROM meta") == []
+    await database.write(asked, "INSERT INTO meta VALUES ('e', 8)")
+    assert await database.read(asked, "SELECT * FROM meta") == [("e", 8)]
+    assert (database.statistics().reads, database.statistics().writes) == (2, 2)
+    database.close()
+
+
+async def test_a_read_cannot_write(path: Path) -> None:
+    database = Database.open(path, Door())
+    with pytest.raises(duckdb.Error, match="read-only"):
+        await database.read(asked, "INSERT INTO meta VALUES ('e', 7)")
+    database.close()
+
+
+async def test_a_read_that_takes_too_long_is_cancelled_and_the_next_one_is_not(path: Path) -> None:
+    database = Database.open(path, Door(), seconds=0.2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.watch)
+        with trio.fail_after(20), pytest.raises(Unavailable, match=r"longer than 0\.2 s"):
+            await database.read(asked, ENDLESS)
+        assert await database.read(asked, "SELECT 1") == [(1,)]
+        nursery.cancel_scope.cancel()
+    database.close()
+
+
+def test_a_file_that_will_not_open_is_set_aside_with_its_name(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 1000)
+    database = Database.open(path, Door())
+    assert database.set_aside is not None
+    assert database.set_aside.read_bytes().startswith(b"not a database")
+    assert database.statistics().set_aside == str(database.set_aside)
+    database.close()
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None:
+    Database.open(path, Door()).close()
+    with duckdb.connect(str(path)) as db:
+        db.execute("INSERT INTO schema_version VALUES (99)")
+    with pytest.raises(BrokenStore, match="made by a newer candled: schema 99"):
+        Database.open(path, Door())
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+async def test_what_was_written_is_there_after_opening_again(path: Path) -> None:
+    first = Database.open(path, Door())
+    await first.write(asked, "INSERT INTO meta VALUES ('e', 7)")
+    first.close()
+    second = Database.open(path, Door())
+    assert await second.read(asked, "SELECT applied_seq FROM meta") == [(7,)]
+    assert second.set_aside is None
+    second.close()
+
+
+def test_a_file_that_another_process_holds_is_refused_by_name(path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = f"import duckdb; db = duckdb.connect({str(path)!r}); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(BrokenStore, match="in use by another process"):
+            Database.open(path, Door())
+        assert holder.stdin is not None
+        holder.stdin.close()
+    assert path.exists()
+
+
+async def test_the_door_lets_a_bounded_number_through_at_a_time() -> None:
+    door = Door(2)
+    inside = peak = 0
+
+    def work() -> None:
+        nonlocal inside, peak
+        inside += 1
+        peak = max(peak, inside)
+        trio.from_thread.run(trio.lowlevel.checkpoint)
+        inside -= 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(door.run, work)
+    assert door.passed == 20
+    assert 1 <= peak <= 2
