@@ -259,7 +259,6 @@ class Ring:
 
     def _retire(self, state: State) -> None:
         self._insert(self._high, state)
-        self._evict()
 
     def _evict(self) -> None:
         over = len(self) - self.size
@@ -277,6 +276,7 @@ class Ring:
                 column[at + 1 : self._high + 1] = column[at : self._high]
         self._high += 1
         self._write(at, state)
+        self._evict()
 
     def _make_room(self) -> None:
         """One free row behind the last."""
