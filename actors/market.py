@@ -318,23 +318,24 @@ class MarketActor:
         return joined([below, above])
 
     async def _newest_view(self, stored: int, before: int, count: int) -> View:
-        """At least the `count` newest shown bars with t < before, or all there are; complete from its first on."""
+        """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
         ring = await self._ring(stored)
-        recent = ring.view(ring.floor, before).visible()
-        if recent.n >= count or ring.floor == ALWAYS:
+        recent = ring.view(ring.floor, before)
+        wanted = count - _count(recent)
+        if wanted <= 0 or ring.floor == ALWAYS:
             return recent
-        wanted = count - recent.n
+        edge = min(before, ring.floor)
+        asked = wanted
         while True:
-            edge = min(before, ring.floor)
-            old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, wanted)
+            old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, asked)
             late = self._late(stored, applied)
             labels = len(np.unique(old["t"]))
-            first = int(old["t"].min()) if labels >= wanted else ALWAYS
+            first = int(old["t"].min()) if labels >= asked else ALWAYS
             late = late.take((late["t"] >= first) & (late["t"] < edge))
-            below = view(fold.merged(together([old, late]))).visible()
-            if below.n + recent.n >= count or first == ALWAYS:
+            below = view(fold.merged(together([old, late])))
+            if _count(below) >= wanted or first == ALWAYS:
                 return joined([below, recent])
-            wanted *= 2  # buckets without a price were among them
+            asked *= 2  # buckets without a price were among them
 
     async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
         """The shown bars of any resolution with start ≤ t < end."""
@@ -368,7 +369,7 @@ class MarketActor:
         """The `count` newest shown bars with t < before, or all there are."""
         stored = rung(resolution)
         if resolution.seconds == stored:
-            bars = await self._newest_view(stored, before, count)
+            bars = (await self._newest_view(stored, before, count)).visible()
             return bars.take(slice(max(0, bars.n - count), None))
         reach = max(2, math.ceil(resolution.seconds / stored))
         wanted = count * reach
@@ -382,10 +383,10 @@ class MarketActor:
             if not finer.n:
                 return finer
             bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
-            bars = bars.take(bars["t"] < before)
+            bars = bars.take(bars["t"] < before).visible()
             # The oldest may be cut: it counts only when there is nothing before it.
-            complete = bars.n if finer.n < wanted else bars.n - 1
-            if complete >= count or finer.n < wanted:
+            complete = bars.n if _count(finer) < wanted else bars.n - 1
+            if complete >= count or _count(finer) < wanted:
                 return bars.take(slice(max(0, bars.n - count), None))
             wanted *= 2
 
@@ -564,6 +565,11 @@ class MarketActor:
                 feed.open.pop(t, None)
             feed.topic.close(bars)
         self._next_end = min((end for feed in self._feeds.values() for end in feed.open.values()), default=math.inf)
+
+
+def _count(bars: View) -> int:
+    """How many of these bars are shown: the others count in longer ones only."""
+    return int(np.count_nonzero(~np.isnan(bars["open"])))
 
 
 _LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go

@@ -1,0 +1,53 @@
+"""The stack below the web layer, really running, and the words that tests say to it."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from actors.intake import IngestAnswer
+from daemon.stack import Stack, StackSettings, opened
+from storage.records import Kind
+
+NOON = 1_700_049_600  # 15 November 2023, 12:00 UTC
+JSON, NDJSON = "application/json", "application/x-ndjson"
+Said = dict[str, object]
+
+
+@asynccontextmanager
+async def running(
+    data: Path,
+    *,
+    flush_seconds: float = 3600,
+    flush_events: int = 1_000_000,
+    create: Kind | None = "spot",
+    now: Callable[[], float] = time.time,
+) -> AsyncIterator[Stack]:
+    """The stack over this directory; it flushes only when it must or is told to, and makes markets as they come."""
+    settings = StackSettings(data=data, flush_seconds=flush_seconds, flush_events=flush_events, create=create)
+    async with opened(settings, now=now) as stack:
+        yield stack
+
+
+def trade(second: int, price: float | str = 100, size: float | str = 1, market: str = "GOLD", **more: object) -> Said:
+    """A trade, this many seconds after NOON."""
+    return {"market_symbol": market, "timestamp": (NOON + second) * 1000, "price": price, "size": size, **more}
+
+
+def removed(trade_id: int | str, market: str = "GOLD") -> Said:
+    """Takes back a trade."""
+    return {"market_symbol": market, "trade_id": trade_id, "removed": True}
+
+
+async def say(stack: Stack, *words: Said | Sequence[Said], key: str | None = None) -> IngestAnswer:
+    """One request with these words; its answer."""
+    some = [one for word in words for one in (word if isinstance(word, list) else [word])]
+    answer = await stack.intake.submit(msgspec.json.encode(some), JSON, key=key)
+    return msgspec.json.decode(answer, type=IngestAnswer)
+
+
+async def flush(stack: Stack) -> None:
+    """Have everything that was acknowledged in the store."""
+    await stack.writer.flushed(stack.engine.committed())
