@@ -77,4 +77,3 @@ class Store:
     def statistics(self) -> StoreStatistics:
         """Counters for metrics and tests."""
         return StoreStatistics(self._history_reads, self._flushes, self._compactions)
-
