@@ -1,5 +1,6 @@
 """Partials of every stored resolution: put, merged between, refolded from the ledger; and how far they reach."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,22 +131,19 @@ def refolded(db: Connection, kind: str, rung: int, touched: Touched) -> Partials
         f"WHERE l.ts >= {int(touched.low.min())} AND l.ts < {int(touched.high.max())})"
     )
     folded = from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
-    n = len(touched.t)
-    empty = Partials(
-        kind,
-        n,
-        {"market": touched.market, "t": touched.t, "rev": touched.seq, "born": np.full(n, NEVER)},
-    )
-    # The touch itself is a row that adds nothing, so that rev counts it and an empty bucket has a row.
-    table = _summed(db, concat([folded, empty]))
+    row_of = {pair: row for row, pair in enumerate(_pairs(folded["market"], folded["t"]))}
+    rows = np.array([row_of.get(pair, -1) for pair in _pairs(touched.market, touched.t)])
+    there, gone = rows >= 0, rows < 0
+    empty = Partials(kind, int(gone.sum()), {"market": touched.market[gone], "t": touched.t[gone]})
+    table = concat([folded.take(rows[there]), empty])
     columns = {**table.columns, "whole": np.ones(table.n, np.bool_)}
-    columns["born"] = np.where(columns["born"] < NEVER, _old_births(db, kind, rung, table), columns["born"])
+    columns["rev"] = np.maximum(table["rev"], np.concatenate([touched.seq[there], touched.seq[gone]]))
+    columns["born"] = np.where(table["born"] < NEVER, _old_births(db, kind, rung, table), NEVER)
     return Partials(kind, table.n, columns)
 
 
-def _summed(db: Connection, table: Partials) -> Partials:
-    rows = to_arrow(table)  # noqa: F841 - DuckDB reads the table by its name here
-    return from_arrow(table.kind, db.sql(schema.merge_sql(table.kind, "(FROM rows)")).to_arrow_table())
+def _pairs(market: Array, t: Array) -> Iterable[tuple[int, int]]:
+    return zip(market.tolist(), t.tolist(), strict=True)
 
 
 def _old_births(db: Connection, kind: str, rung: int, table: Partials) -> Array:
@@ -158,8 +156,8 @@ def _old_births(db: Connection, kind: str, rung: int, table: Partials) -> Array:
         "WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t"
     ).fetchall()
     known = {(market, t): born for market, t, born in rows}
-    pairs = zip(table["market"].tolist(), table["t"].tolist(), table["born"].tolist(), strict=True)
-    return np.array([min(born, known.get((market, t), NEVER)) for market, t, born in pairs], np.int64)
+    before = np.array([known.get(pair, NEVER) for pair in _pairs(table["market"], table["t"])], np.int64)
+    return np.minimum(before, table["born"])
 
 
 def backlog(db: Connection, kind: str, rung: int) -> int:
