@@ -157,6 +157,7 @@ def _connected(path: Path) -> Connection:
         config={
             "threads": len(os.sched_getaffinity(0)),
             "checkpoint_threshold": "128MB",
+            "memory_limit": f"{max(_memory() // 4, 512 << 20)}B",
             "preserve_insertion_order": True,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
@@ -168,6 +169,11 @@ def _connected(path: Path) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _memory() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def migrate(connection: Connection) -> None:
