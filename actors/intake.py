@@ -113,6 +113,14 @@ class Backlog(Protocol):
 
 
 @dataclass(slots=True)
+class _Held:
+    """A key whose request is under way: repeats wait."""
+
+    done: trio.Event
+    queued: bool = False  # the task answers, and lets go, whether or not anybody still waits for it
+
+
+@dataclass(slots=True)
 class _Request:
     words: Events
     index: Array
@@ -149,7 +157,7 @@ class Intake:
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
         self._recent: deque[Commit] = deque()  # what the store may not have yet
         self._unflushed = 0  # events in them
-        self._keys: dict[str, trio.Event] = {}  # requests with a key that are under way
+        self._keys: dict[str, _Held] = {}
         self._answers: dict[str, bytes] = {}  # given since the start, until the index has them
         self._requests = self._words = self._commits = 0
         self._outcomes = np.zeros(len(Outcome), np.int64)
@@ -181,8 +189,8 @@ class Intake:
             raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
         key = f"{owner} {key}"
         while key in self._keys:
-            await self._keys[key].wait()
-        done = self._keys[key] = trio.Event()
+            await self._keys[key].done.wait()
+        held = self._keys[key] = _Held(trio.Event())
         try:
             known = self._answers.get(key)
             if known is None:
@@ -191,8 +199,13 @@ class Intake:
                 return known
             return await self._submit(body, content_type, encoding, create, key, source)
         finally:
-            del self._keys[key]
-            done.set()
+            # A producer that hangs up once its events are queued comes back with them: until they are committed and
+            # their answer is known, its repeat has to wait.
+            if not held.queued:
+                self._let_go(key)
+
+    def _let_go(self, key: str) -> None:
+        self._keys.pop(key).done.set()
 
     async def _submit(
         self, body: bytes, content_type: str, encoding: str, create: Kind | None, key: str | None, source: str
@@ -209,13 +222,24 @@ class Intake:
         reply, answer = trio.open_memory_channel["bytes | CandledError"](1)
         self._waiting += 1
         try:
-            await self._mailbox.send(_Request(found.events, found.index, found.rejected, key, reply))
+            await self._queue(_Request(found.events, found.index, found.rejected, key, reply))
             told = await answer.receive()
         finally:
             self._waiting -= 1
         if isinstance(told, CandledError):
             raise told
         return told
+
+    async def _queue(self, request: _Request) -> None:
+        held = None if request.key is None else self._keys[request.key]
+        if held:
+            held.queued = True
+        try:
+            await self._mailbox.send(request)
+        except BaseException:
+            if held:
+                held.queued = False  # it was not taken, so nobody else lets go
+            raise
 
     async def _decoded(self, work: tuple[bytes, str, str, bool]) -> Decoded:
         if len(work[0]) > INLINE or work[2]:
@@ -291,6 +315,9 @@ class Intake:
                 except Unavailable as error:
                     for request in group:
                         request.reply.send_nowait(error)
+                for request in group:
+                    if request.key is not None:
+                        self._let_go(request.key)
 
     async def _room(self) -> None:
         """Producers wait while the store is far behind, and are refused while it cannot be written."""
@@ -404,7 +431,7 @@ class Intake:
             log.error("identities: %s; they stay in memory until there is room", error)
         finally:
             done, self._spilling = self._spilling, None
-            if done:
+            if done is not None:
                 done.set()
 
     def _answers_to(self, group: Sequence[_Request], outcome: Array, seq: int) -> list[bytes]:
