@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors import candle, fold
 from actors.candle import LAYOUTS, REV, Row, State, T
@@ -136,6 +136,7 @@ class MarketActor:
         """Run `work`, a method of this actor, after everything told before."""
         reply, answer = trio.open_memory_channel[Any](1)
         self._parked = False
+        self.idle_since = self._now()
         self._mailbox.send_nowait(Ask(work, reply))
         found = await answer.receive()
         if isinstance(found, BaseException):
@@ -159,8 +160,8 @@ class MarketActor:
 
     @property
     def busy(self) -> bool:
-        """Whether messages wait."""
-        return self._mailbox.statistics().current_buffer_used > 0
+        """Whether messages wait, or one is being worked on."""
+        return not self._parked
 
     def close(self) -> None:
         """Accept nothing more; `run` finishes what is queued, then returns."""
@@ -173,11 +174,17 @@ class MarketActor:
     async def run(self) -> None:
         """Live until closed."""
         async with self._inbox:
-            self._parked = not self.busy
+            self._parked = not self._waiting
             async for message in self._inbox:
-                match message:
-                    case Slice():
-                        await self._take(message)
+                # What came while the task waited for the disk is one change.
+                pieces: list[Slice] = []
+                following: Slice | Ask | Tick | None = message
+                while isinstance(following, Slice):
+                    pieces.append(following)
+                    following = self._inbox.receive_nowait() if self._waiting else None
+                if pieces:
+                    await self._take(pieces)
+                match following:
                     case Ask(work, reply):
                         try:
                             await self._settle()
@@ -187,7 +194,11 @@ class MarketActor:
                         reply.send_nowait(found)
                     case Tick():
                         await self._close_bars()
-                self._parked = not self.busy
+                self._parked = not self._waiting
+
+    @property
+    def _waiting(self) -> int:
+        return self._mailbox.statistics().current_buffer_used
 
     # --- slices
 
@@ -209,23 +220,34 @@ class MarketActor:
         piece.round.waiting -= 1
         piece.round.cost += thread_time() - began
 
-    async def _take(self, piece: Slice) -> None:
+    async def _take(self, pieces: Sequence[Slice]) -> None:
+        """Take in slices that follow each other, and tell what they change as one change."""
         await self._settle()
-        self._take_in(piece)
-        self._lay()
-        changed = {stored: {self._start(stored, row[T]) for row in piece.rows} for stored in self._rings}
-        if piece.touched:
-            # The store folds the touched buckets again from the ledger; this round may be flushed from here on.
-            await self._flushed(piece.round.last)
+        seconds = [second for piece in pieces for second in piece.touched]
+        had = {feed: await self._there(feed, seconds) for feed in self._feeds.values()} if seconds else {}
+        changed: dict[int, set[int]] = {stored: set() for stored in self._rings}
+        for piece in pieces:
+            self._take_in(piece)
+            self._lay()
+            for stored, times in changed.items():
+                times.update(self._start(stored, row[T]) for row in piece.rows)
+        if seconds:
+            # The store folds the touched buckets again from the ledger; these rounds may be flushed from here on.
+            await self._flushed(max(piece.round.last for piece in pieces if piece.touched))
             for ring in self._rings.values():
-                times = {self._start(ring.rung, second) for second in piece.touched}
+                times = {self._start(ring.rung, second) for second in seconds}
                 await self._bring(ring, times)
                 self._missing[ring.rung] -= times
                 changed[ring.rung] |= times
-            self._outside = dict.fromkeys(RUNGS, piece.round.last)
+            self._outside = dict.fromkeys(RUNGS, self.seq)
         await self._settle()
         if self._feeds:
-            await self._publish(piece.round.last, changed, piece.touched)
+            await self._publish(self.seq, changed, seconds, had)
+
+    async def _there(self, feed: _Feed, seconds: Sequence[int]) -> set[int]:
+        """The bars around these seconds that are there."""
+        labels = np.unique(self._labels(feed, [self._start(feed.rung, second) for second in seconds]))
+        return {bar.time for label in labels.tolist() for bar in await self._one(feed, label)}
 
     def _lay(self) -> None:
         """Add what has gathered of one second to the rings."""
@@ -434,10 +456,12 @@ class MarketActor:
         if feed is None:
             await self._ring(rung(resolution))
             topic = Topic(self.record.market_symbol, resolution.name, self._epoch, self.seq)
-            feed = self._feeds[resolution] = _Feed(topic, resolution)
+            feed = _Feed(topic, resolution)
         start = await self._opening(feed, bars, since)
         subscription.begin(start)
-        feed.topic.subscriptions.add(subscription)
+        if not subscription.ended:
+            self._feeds[resolution] = feed  # also where the others left meanwhile, and the stream with them
+            feed.topic.subscriptions.add(subscription)
         return feed.topic
 
     async def resnapshot(self, topic: Topic, subscription: Subscription, bars: int) -> None:
@@ -459,7 +483,7 @@ class MarketActor:
                 return found
         bars = self._shown(feed, await self._newest_bars(feed.resolution, FAR, max(count, 1)))
         newest = bars[-1].time if bars else None
-        return Start(feed.topic.seq, False, bars[len(bars) - count :] if count else [], [], newest)
+        return Start(feed.topic.seq, False, bars[max(0, len(bars) - count) :] if count else [], [], newest)
 
     async def _since(self, feed: _Feed, since: int) -> Start | None:
         """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
@@ -540,20 +564,30 @@ class MarketActor:
     def _watermark(self) -> float:
         return max(self._newest, self._now()) - GRACE
 
-    async def _publish(self, seq: int, changed: dict[int, set[int]], touched: Sequence[int]) -> None:
+    async def _publish(
+        self, seq: int, changed: dict[int, set[int]], seconds: Sequence[int], had: dict[_Feed, set[int]]
+    ) -> None:
+        """Tell every stream its changed bars. Around `seconds` events were taken back; `had` is what was there then."""
         for feed in list(self._feeds.values()):
             times = changed.get(feed.rung)
             if not times or not feed.topic.subscriptions:
                 continue
-            lost = self._labels(feed, [self._start(feed.rung, second) for second in touched]).tolist()
+            lost = self._labels(feed, [self._start(feed.rung, second) for second in seconds]).tolist()
+            there = had.get(feed, set())
+            told = feed.topic.seq
             bars: list[Bar] = []
             gone: list[int] = []
             for label in np.unique(self._labels(feed, list(times))).tolist():
-                found = await self._one(feed, label)
-                bars += found
-                if not found and label in lost:
-                    gone.append(label)
-                    feed.open.pop(label, None)
+                for bar in await self._one(feed, label):
+                    # To a stream a bar is new if it was not there when the stream last spoke; what is folded again,
+                    # or merged from finer bars, may have been born later than that.
+                    old = label in there or bar.born <= told
+                    bars.append(structs.replace(bar, born=told if old else seq))
+                    break
+                else:
+                    if label in lost:
+                        gone.append(label)
+                        feed.open.pop(label, None)
             feed.topic.publish(seq, bars, gone)
 
     async def _close_bars(self) -> None:
