@@ -1,8 +1,6 @@
 """`python -m daemon`: the same as the `candled` command."""
 
-import sys
-
-from daemon.cli import main
+from daemon.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -2,9 +2,11 @@
 
 import argparse
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon import __version__
@@ -25,6 +27,23 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with the status of wrong usage."""
         self.exit(WRONG, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def run() -> NoReturn:
+    """Run the command that was typed, and end the process.
+
+    At once: DuckDB's bindings take whatever an error left alive for leaks, and list it on standard error while the
+    interpreter is taken down.
+    """
+    try:
+        status = main()
+    except SystemExit as stop:  # what argparse does after help, a version or wrong usage
+        status = stop.code if isinstance(stop.code, int) else FAILED
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
