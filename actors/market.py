@@ -581,7 +581,7 @@ class MarketActor:
                 for bar in await self._one(feed, label):
                     # To a stream a bar is new if it was not there when the stream last spoke; what is folded again,
                     # or merged from finer bars, may have been born later than that.
-                    old = label in there or bar.born <= told
+                    old = label in there if label in lost else bar.born <= told
                     bars.append(structs.replace(bar, born=told if old else seq))
                     break
                 else:
