@@ -1,0 +1,1 @@
+"""Figures, each beside its reference: `python -m bench` runs those of the report."""
