@@ -1,11 +1,12 @@
 """One market, one task: rings of recent bars, and the streams of whoever watches. Nothing outside touches them."""
 
+import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import thread_time
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 import numpy as np
 import trio
@@ -17,6 +18,7 @@ from actors.hub import Bar, Gone, Start, Subscription, Topic
 from actors.ring import ALWAYS, Ring, View, grouped, joined, view
 from actors.rounds import Round
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
+from storage.errors import Unavailable
 from storage.events import Array
 from storage.partials import Partials
 from storage.partials import concat as together
@@ -24,9 +26,13 @@ from storage.records import Market
 from storage.schema import RUNGS
 from storage.store import History
 
+log = logging.getLogger(__name__)
+
 Found = TypeVar("Found")
+Given = TypeVarTuple("Given")
 FAR = 2**61  # later than any bar
 DAY = 86400
+AGAIN = 0.2  # seconds until what the disk did not answer in time is asked again
 GRACE = 2.0  # seconds a bar stays open for stragglers
 REPLAY = 5000  # changed bars that a resumed stream is sent; beyond, a snapshot
 MOST = 5000  # bars in one answer
@@ -67,6 +73,10 @@ class Window(Struct, frozen=True):
     rev: int  # the newest change among these bars
     open_bar: bool  # the last bar may still change in the normal course of things
     previous: int | None  # where `time` is empty: the newest bar before what was asked
+
+
+class _Ending(Exception):
+    """The disk is full and the process ends: the next start folds from the journal what was not flushed."""
 
 
 class _Feed:
@@ -183,7 +193,10 @@ class MarketActor:
                     pieces.append(following)
                     following = self._inbox.receive_nowait() if self._waiting else None
                 if pieces:
-                    await self._take(pieces)
+                    try:
+                        await self._take(pieces)
+                    except _Ending:
+                        return
                 match following:
                     case Ask(work, reply):
                         try:
@@ -222,9 +235,11 @@ class MarketActor:
 
     async def _take(self, pieces: Sequence[Slice]) -> None:
         """Take in slices that follow each other, and tell what they change as one change."""
-        await self._settle()
+        await self._surely(self._settle)
         seconds = [second for piece in pieces for second in piece.touched]
-        had = {feed: await self._there(feed, seconds) for feed in self._feeds.values()} if seconds else {}
+        had: dict[_Feed, set[int]] = {}
+        for feed in list(self._feeds.values()) if seconds else ():
+            had[feed] = await self._surely(self._there, feed, seconds)
         changed: dict[int, set[int]] = {stored: set() for stored in self._rings}
         for piece in pieces:
             self._take_in(piece)
@@ -233,16 +248,27 @@ class MarketActor:
                 times.update(self._start(stored, row[T]) for row in piece.rows)
         if seconds:
             # The store folds the touched buckets again from the ledger; these rounds may be flushed from here on.
-            await self._flushed(max(piece.round.last for piece in pieces if piece.touched))
-            for ring in self._rings.values():
-                times = {self._start(ring.rung, second) for second in seconds}
-                await self._bring(ring, times)
-                self._missing[ring.rung] -= times
-                changed[ring.rung] |= times
+            try:
+                await self._flushed(max(piece.round.last for piece in pieces if piece.touched))
+            except Unavailable as error:
+                raise _Ending from error
+            for stored in self._rings:
+                times = {self._start(stored, second) for second in seconds}
+                self._missing[stored] |= times
+                changed[stored] |= times
             self._outside = dict.fromkeys(RUNGS, self.seq)
-        await self._settle()
+        await self._surely(self._settle)
         if self._feeds:
             await self._publish(self.seq, changed, seconds, had)
+
+    async def _surely(self, work: Callable[[Unpack[Given]], Awaitable[Found]], *given: *Given) -> Found:
+        """Read what nobody can be told to ask for later: a query that was cancelled for its length is tried again."""
+        while True:
+            try:
+                return await work(*given)
+            except Unavailable as error:
+                log.error("market %s: %s; trying again", self.record.market_symbol, error)
+                await trio.sleep(AGAIN)
 
     async def _there(self, feed: _Feed, seconds: Sequence[int]) -> set[int]:
         """The bars around these seconds that are there."""
@@ -578,7 +604,7 @@ class MarketActor:
             bars: list[Bar] = []
             gone: list[int] = []
             for label in np.unique(self._labels(feed, list(times))).tolist():
-                for bar in await self._one(feed, label):
+                for bar in await self._surely(self._one, feed, label):
                     # To a stream a bar is new if it was not there when the stream last spoke; what is folded again,
                     # or merged from finer bars, may have been born later than that.
                     old = label in there if label in lost else bar.born <= told
@@ -591,10 +617,10 @@ class MarketActor:
             feed.topic.publish(seq, bars, gone)
 
     async def _close_bars(self) -> None:
-        await self._settle()
+        await self._surely(self._settle)
         for feed in list(self._feeds.values()):
             over = sorted(t for t, end in feed.open.items() if end <= self._watermark())
-            bars = [bar for t in over for bar in await self._one(feed, t)]
+            bars = [bar for t in over for bar in await self._surely(self._one, feed, t)]
             for t in over:
                 feed.open.pop(t, None)
             feed.topic.close(bars)

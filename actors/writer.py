@@ -64,7 +64,7 @@ class Writer:
         self._wanted = applied
         self._wake = trio.Event()
         self._done = trio.Event()
-        self._closing = False
+        self._draining = self._closing = False
         self._flushes = self._flushed_events = 0
         self._spent = self._longest = self._last = 0.0
         self._failing = ""
@@ -91,11 +91,18 @@ class Writer:
         return self._rounds
 
     async def flushed(self, seq: int) -> None:
-        """Return once the store reaches this seq."""
+        """Return once the store reaches this seq; Unavailable where it will not before the end."""
         while self.applied < seq:
+            if self._draining and self._failing:
+                raise Unavailable(self._failing)
             self._wanted = max(self._wanted, seq)
             self._wake.set()
             await self._done.wait()
+
+    def drain(self) -> None:
+        """The end is near: whoever waits for a flush that the disk refuses is told, instead of waiting for room."""
+        self._draining, self._failing = True, ""
+        self._wake.set()
 
     def close(self) -> None:
         """Flush what is there, then let `run` return."""
@@ -136,15 +143,20 @@ class Writer:
                 self._failing, pause = str(error), min(pause * 2, 30.0)
                 if self._closing:
                     return
+                if self._draining:
+                    self._tell()
                 continue
-            if self._closing and not self._rounds:
+            if self._closing and not (flushed and self._rounds):
                 return
             if not flushed and self._wanted > self.applied:
                 # An actor still has to take its slice in; it runs before this task does again.
                 await trio.sleep(0.001)
                 self._wake.set()
             elif flushed:
-                await self._tidy()
+                try:
+                    await self._tidy()
+                except Unavailable as error:
+                    log.warning("compaction: %s; bars stay as they were flushed until there is room", error)
 
     async def flush(self) -> bool:
         """Put everything that all actors took in into the store; False if there was nothing."""
@@ -170,9 +182,12 @@ class Writer:
         self._spent += took
         self._longest = max(self._longest, took)
         self._last = self._now()
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
         done, self._done = self._done, trio.Event()
         done.set()
-        return True
 
     async def _tidy(self) -> None:
         """Keep the stretch of stored bars that lies in arrival order short."""

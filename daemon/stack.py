@@ -191,6 +191,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                         await taking.start(intake.run)
                         yield stack
                         intake.close()
+                    writer.drain()
                     engine.close()
                 writer.close()
             await key_cache.flush()

@@ -6,9 +6,11 @@ import pytest
 import trio
 import trio.testing
 
-from actors import engine
+from actors import engine, market
 from daemon.stack import Stack
 from storage.calendar import parse
+from storage.errors import Unavailable
+from storage.partials import Partials
 from tests.histories import FAR, Reader, Row, StrictChart, read, rows
 from tests.stacks import NOON, flush, removed, running, say, trade
 
@@ -53,8 +55,8 @@ async def test_history_inside_the_rings_asks_nothing_of_the_store(tmp_path: Path
         for state in ("unflushed", "flushed"):
             for resolution in RESOLUTIONS:
                 assert await read(stack, "GOLD", resolution), resolution
-            market = await stack.registry.named("GOLD")
-            window = await stack.engine.window(market, parse("1"), NOON, NOON + 18_000, 300)
+            gold = await stack.registry.named("GOLD")
+            window = await stack.engine.window(gold, parse("1"), NOON, NOON + 18_000, 300)
             assert (len(window.time), window.time[0]) == (300, NOON), state
             assert stack.store.statistics().history_reads == 0, state
             await flush(stack)
@@ -226,3 +228,29 @@ async def test_a_bar_is_closed_once_when_its_time_is_over(tmp_path: Path) -> Non
         assert reader.chart.seq == seq + 1
         assert reader.chart.ops == ["upsert", "upsert"]
         assert reader.chart.rows() == [(NOON, 100, 101, 100, 101, 1, 2)]
+
+
+async def test_a_query_that_was_cancelled_is_asked_again_where_nobody_waits_for_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market, "AGAIN", 0)
+    async with running(tmp_path) as stack:
+        await say(stack, [trade(60 * minute, 100, trade_id=minute) for minute in range(10)])
+        readers = [await following(stack, resolution) for resolution in ("1", "5")]
+        at, failed = stack.store.at, 0
+
+        async def slow(kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]:
+            nonlocal failed
+            failed += 1
+            if failed % 3:
+                raise Unavailable("the query took longer than 30 s and was cancelled")
+            return await at(kind, rung, market, times)
+
+        monkeypatch.setattr(stack.store, "at", slow)
+        await say(stack, trade(0, 101, trade_id=0), trade(1, 99))
+        await say(stack, removed(3))
+        for reader in readers:
+            assert await current(stack, reader) == reader.chart.rows()
+        assert failed > 3
+        assert readers[0].chart.bars[NOON]["low"] == 99
+        assert NOON + 180 not in readers[0].chart.bars
