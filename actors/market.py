@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from actors import candle, fold
 from actors.candle import LAYOUTS, REV, Row, State, T
 from actors.hub import Bar, Gone, Start, Subscription, Topic
-from actors.ring import ALWAYS, Ring, View, grouped, joined, view
+from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
 from actors.rounds import Round
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
 from storage.errors import Unavailable
@@ -351,9 +351,15 @@ class MarketActor:
                 self._newest = max(self._newest, int(both["t"].max()))
         return ring
 
+    async def _memory(self, stored: int, end: int) -> Ring:
+        """The ring, or an empty one where bars before `end` are too old for it to be filled for their sake."""
+        if stored not in self._rings and end <= self._now() - stored * SIZES[stored]:
+            return Ring(self.kind, stored, FAR)
+        return await self._ring(stored)
+
     async def _view(self, stored: int, start: int, end: int) -> View:
         """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
-        ring = await self._ring(stored)
+        ring = await self._memory(stored, end)
         if start >= ring.floor:
             return ring.view(start, end)
         old, applied = await self._store.between(self.kind, stored, self.record.slot, start, min(end, ring.floor))
@@ -367,7 +373,7 @@ class MarketActor:
 
     async def _newest_view(self, stored: int, before: int, count: int) -> View:
         """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
-        ring = await self._ring(stored)
+        ring = await self._memory(stored, before)
         recent = ring.view(ring.floor, before)
         wanted = count - _count(recent)
         if wanted <= 0 or ring.floor == ALWAYS:
