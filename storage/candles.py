@@ -13,6 +13,9 @@ from storage.events import Array
 from storage.measures import MEASURES
 from storage.partials import FIELDS, NEVER, Partials, concat, from_arrow, none, to_arrow
 
+MICROS = 1_000_000
+ONE_DAY = 86400
+
 
 @dataclass(frozen=True, slots=True)
 class Touched:
@@ -125,9 +128,12 @@ def refolded(db: Connection, kind: str, rung: int, touched: Touched) -> Partials
             "sources": pa.array(touched.sources),
         }
     )
+    # An equality finds the bucket of an event at once; of days, which only their span can tell, there are few.
+    length = rung * MICROS
+    within = "l.ts >= b.low AND l.ts < b.high" if rung == ONE_DAY else f"l.ts // {length} * {rung} = b.label"
     relation = (
         "(SELECT l.*, b.label, price > 0 AND ((b.sources >> price_type) & 1) = 1 AS priced FROM ledger l "
-        "JOIN buckets b ON l.market = b.slot AND l.ts >= b.low AND l.ts < b.high "
+        f"JOIN buckets b ON l.market = b.slot AND {within} "
         f"WHERE l.ts >= {int(touched.low.min())} AND l.ts < {int(touched.high.max())})"
     )
     folded = from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())

@@ -68,7 +68,6 @@ def migrations() -> tuple[tuple[str, ...], ...]:
     return (tuple(first),)
 
 
-_ORDER = "row(ts, block, idx, tid, pos)"
 _PLACE = (
     "market, ts, coalesce(block_number, -1) AS block, coalesce(log_index, trade_no, -1) AS idx, "
     "coalesce(trade_id, '') AS tid, pos"
@@ -86,8 +85,9 @@ def fold_sql(kind: str, relation: str, bucket: str, place: str = _PLACE) -> str:
     born = "min(pos >> 24) FILTER (in_priced AND in_price > 0)"
     return (
         f"WITH said AS (SELECT {place}, CAST({bucket} AS BIGINT) AS t, {inputs} FROM {relation}) "
-        f"SELECT market, t, {columns}, max(pos >> 24) AS rev, coalesce({born}, {2**62}) AS born, false AS whole "
-        "FROM said GROUP BY market, t ORDER BY market, t"
+        f"SELECT market, t, {_columns(kind)}, rev, coalesce(born, {2**62}) AS born, false AS whole FROM ("
+        f"SELECT market, t, {columns}, max(pos >> 24) AS rev, {born} AS born FROM said GROUP BY market, t"
+        ") ORDER BY market, t"
     )
 
 
@@ -97,17 +97,11 @@ def _fold(measure: Measure) -> str:
     name = measure.name
     match measure.rule:
         case Rule.FIRST | Rule.LAST:
-            pick = "arg_min" if measure.rule is Rule.FIRST else "arg_max"
-            said = " AND ".join([*where, f"{value} IS NOT NULL"])
-            parts = [(name, value, "NULL"), *((f"{name}_{p}", p, "''" if p == "tid" else "-1") for p in KEY)]
-            return ", ".join(
-                f"coalesce({pick}({column}, {_ORDER}) FILTER ({said}), {nothing}) AS {out}"
-                for out, column, nothing in parts
-            )
+            return _end(measure, value, dict(zip(KEY, KEY, strict=True)), [*where, f"{value} IS NOT NULL"])
         case Rule.MIN | Rule.MAX:
             return f"{measure.rule.value}({value}){_filter(where)} AS {name}"
         case Rule.SUM:
-            return f"{_sum(value, _filter(where))} AS {name}"
+            return _sums(name, value, _filter(where))
         case Rule.COUNT:
             return f"count(*){_filter(where)} AS {name}"
         case Rule.DISTINCT:
@@ -119,6 +113,13 @@ def _filter(where: list[str]) -> str:
     return f" FILTER ({' AND '.join(where)})" if where else ""
 
 
+def _end(measure: Measure, value: str, key: dict[str, str], said: list[str]) -> str:
+    """The value and its order key as one struct, `at_<measure>`, that sorts by the key: one aggregate, not one each."""
+    parts = ", ".join(f"{part} := {column}" for part, column in key.items())
+    pick = "min" if measure.rule is Rule.FIRST else "max"
+    return f"{pick}(struct_pack({parts}, value := {value})){_filter(said)} AS at_{measure.name}"
+
+
 # A sum of amounts stops at ±CAP, as `decimals.sum_by` does, where a plain sum() would end the statement: so of amounts
 # that could take it there, the whole part is summed for itself. Of the others, which is most of them, that is 0.
 _CAP = f"{CAP // ONE}.{CAP % ONE:018d}"
@@ -126,11 +127,31 @@ _MOST = 10**20 - 2
 _FAR = f"NOT BETWEEN -{10**9} AND {10**9}"
 
 
-def _sum(value: str, where: str = "") -> str:
-    far = f"sum(CASE WHEN {value} {_FAR} THEN trunc({value}) ELSE 0 END){where}"
-    near = f"sum(CASE WHEN {value} {_FAR} THEN {value} - trunc({value}) ELSE {value} END){where}"
-    whole = f"CAST(greatest(-{_MOST}, least({_MOST}, {far} + trunc({near}))) AS DECIMAL(38, 18))"
-    return f"greatest(-{_CAP}, least({_CAP}, coalesce({whole} + ({near} - trunc({near})), 0)))"
+def _sums(name: str, value: str, where: str) -> str:
+    return (
+        f"sum(CASE WHEN {value} {_FAR} THEN trunc({value}) ELSE 0 END){where} AS far_{name}, "
+        f"sum(CASE WHEN {value} {_FAR} THEN {value} - trunc({value}) ELSE {value} END){where} AS near_{name}"
+    )
+
+
+def _columns(kind: str) -> str:
+    """The columns of the measures, out of what their aggregates came to."""
+    columns = []
+    for measure in MEASURES[kind]:
+        name = measure.name
+        match measure.rule:
+            case Rule.FIRST | Rule.LAST:
+                columns.append(f"at_{name}.value AS {name}")
+                for part in KEY:
+                    nothing = "''" if part == "tid" else "-1"
+                    columns.append(f"coalesce(at_{name}.{part}, {nothing}) AS {name}_{part}")
+            case Rule.SUM:
+                whole = f"greatest(-{_MOST}, least({_MOST}, far_{name} + trunc(near_{name})))"
+                exact = f"CAST({whole} AS DECIMAL(38, 18)) + (near_{name} - trunc(near_{name}))"
+                columns.append(f"greatest(-{_CAP}, least({_CAP}, coalesce({exact}, 0))) AS {name}")
+            case _:
+                columns.append(name)
+    return ", ".join(columns)
 
 
 def merge_sql(kind: str, relation: str, bucket: str = "t") -> str:
@@ -140,8 +161,10 @@ def merge_sql(kind: str, relation: str, bucket: str = "t") -> str:
         f"WITH laid AS (SELECT * REPLACE (CAST({bucket} AS BIGINT) AS t) FROM {relation}), "
         "judged AS (SELECT *, max(CASE WHEN whole THEN rev ELSE -1 END) OVER (PARTITION BY market, t) AS newest "
         "FROM laid) "
+        f"SELECT market, t, {_columns(kind)}, rev, born, whole FROM ("
         f"SELECT market, t, {columns}, max(rev) AS rev, min(born) AS born, bool_or(whole) AS whole "
-        "FROM judged WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t ORDER BY market, t"
+        "FROM judged WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t"
+        ") ORDER BY market, t"
     )
 
 
@@ -149,17 +172,11 @@ def _merge(measure: Measure) -> str:
     name = measure.name
     match measure.rule:
         case Rule.FIRST | Rule.LAST:
-            pick = "arg_min" if measure.rule is Rule.FIRST else "arg_max"
-            order = f"row({', '.join(f'{name}_{part}' for part in KEY)})"
-            parts = [(name, "NULL"), *((f"{name}_{part}", "''" if part == "tid" else "-1") for part in KEY)]
-            return ", ".join(
-                f"coalesce({pick}({out}, {order}) FILTER ({name} IS NOT NULL), {nothing}) AS {out}"
-                for out, nothing in parts
-            )
+            return _end(measure, name, {part: f"{name}_{part}" for part in KEY}, [f"{name} IS NOT NULL"])
         case Rule.MIN | Rule.MAX:
             return f"{measure.rule.value}({name}) AS {name}"
         case Rule.SUM:
-            return f"{_sum(name)} AS {name}"
+            return _sums(name, name, "")
         case Rule.COUNT:
             return f"CAST(sum({name}) AS BIGINT) AS {name}"
         case Rule.DISTINCT:

@@ -1,6 +1,7 @@
 """Random events in both their forms, columns and plain records; and candles of the product as the oracle has them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -19,8 +20,8 @@ from tests.oracle import Candle, Event, Place, Snapshot
 SOURCES = {1: ("mark",), 2: ("trade",), 3: ("mark", "index", "exit")}
 BITS = np.array([0, *(sum(1 << PRICE_CODE[name] for name in SOURCES[slot]) for slot in sorted(SOURCES))], np.uint8)
 
-# Days on which clocks change in New York and Berlin, and one on which none does; the end of a year.
-BASES = [1710054000, 1711846800, 1730613600, 1717243200, 1735689600]
+# Days on which clocks change in New York and Berlin; an hour within which a session of Kolkata begins; a year's end.
+BASES = [1710054000, 1711846800, 1730613600, 1717412400, 1735689600]
 STEPS = [0, 1, 400_000, 999_999, 10**6, 59_999_999, 6 * 10**7, 3 * 10**8 - 1, 9 * 10**8, 3_599_999_999, 36 * 10**8]
 FAR = [0, 0, 0, -1, -(10**6), 86_400 * 10**6 - 1, 86_400 * 10**6, -7 * 86_400 * 10**6]
 times = st.builds(
@@ -49,7 +50,7 @@ events = st.builds(
     ts=times,
     pos=places,
     event=st.sampled_from(EVENT_TYPES),
-    price_type=st.sampled_from(PRICE_TYPES),
+    price_type=st.sampled_from(["mark", "mark", "trade", "trade", *PRICE_TYPES]),
     side=st.sampled_from([None, True, False]),
     price=amounts,
     volume=amounts,
@@ -88,8 +89,16 @@ snapshots = st.builds(
 )
 
 
+def _gathered(found: list[Any], instants: list[int]) -> list[Any]:
+    """The events as they are, or at a few instants only: most of what can go wrong is a matter of ties."""
+    if not instants:
+        return found
+    return [replace(event, ts=instants[i * i % len(instants)]) for i, event in enumerate(found)]
+
+
 def _lists(some: Any) -> Any:
-    return st.lists(some, max_size=16, unique_by=lambda event: event.pos)
+    found = st.lists(some, max_size=16, unique_by=lambda event: event.pos)
+    return st.builds(_gathered, found, st.lists(times, max_size=3))
 
 
 histories: dict[str, Any] = {

@@ -18,8 +18,8 @@ from storage.partials import NEVER, Partials
 from tests import algebra, oracle
 from tests.oracle import Candle
 
-SIZE = 6
-ROOM = 10  # how many different buckets the tests use
+SIZE = 5
+ROOM = 8  # how many different buckets the tests use
 END = 2**61
 
 
@@ -122,7 +122,7 @@ class Everything:
             assert columns(self.ring.view(start, end)) == expected(self.kind, some)
             visible = {t: bar for t, bar in some.items() if bar["open"] is not None}
             assert columns(self.ring.view(start, end).visible()) == expected(self.kind, visible)
-        for seq in range(13):
+        for seq in range(21):
             changed = [t for t in inside if self.bars[t]["rev"] > seq]
             assert self.ring.changed(seq) == changed
             born = [t for t in inside if self.bars[t]["born"] is not None and self.bars[t]["born"] <= seq]
@@ -137,8 +137,8 @@ class Everything:
 
 def steps(kind: str) -> Any:
     found = st.lists(algebra.events if kind in ("perp", "spot") else algebra.snapshots, min_size=1, max_size=2)
-    how = st.sampled_from(["add", "add", "add", "add", "put", "gone", "fill"])
-    return st.lists(st.tuples(how, st.integers(0, ROOM - 1), found), max_size=12)
+    how = st.sampled_from(["add", "add", "add", "add", "add", "put", "gone", "fill"])
+    return st.lists(st.tuples(how, st.integers(0, ROOM - 1), found), max_size=20)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,7 +22,7 @@ from tests.real.published import FULL, SAMPLE, Bars, Reader, Recording
 
 full = pytest.mark.skipif(not FULL.exists(), reason="the full recordings are not beside this checkout")
 CALENDAR = Calendar.parse()
-BATCHES, ROUND, FLUSH = 23, 3, 4  # batches in all, batches in a round, rounds in a flush
+BATCHES, ROUND, FLUSH = 23, 6, 2  # batches in all, batches in a round, rounds in a flush
 
 
 @pytest.fixture
