@@ -1,0 +1,445 @@
+"""The page in a real Chromium, on a real daemon."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import pytest
+import trio
+from playwright.sync_api import Browser, ConsoleMessage, Page, TimeoutError, WebSocket, sync_playwright
+
+from tests import daemons
+from tests.daemons import BIN, ROOT, Daemon, environment, free_port, running
+from tests.test_end_to_end import Event, Http, a_key, markets, talking
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+WITHOUT_SANDBOX = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+PATIENCE = 20_000  # milliseconds
+RESOLUTIONS = ("1S", "1", "5", "15", "60", "240", "1D", "1W")
+NAMES = ("time", "open", "high", "low", "close", "volume")
+PHONES = ((390, 844), (320, 568))  # CSS pixels
+CHART = "() => document.querySelector('#chart')?.cloneNode(false).outerHTML ?? 'no chart'"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        shutil.which(CHROMIUM) is None, reason=f"no Chromium at {CHROMIUM}; install it or name one with CHROMIUM"
+    ),
+]
+
+T = TypeVar("T")
+Bar = tuple[float, ...]  # in the order of NAMES
+
+
+class Tab:
+    """A page, looked at from the thread that its browser lives on, and what it complained of."""
+
+    def __init__(self, thread: ThreadPoolExecutor, page: Page) -> None:
+        self._thread, self._page = thread, page
+        self.complaints: list[str] = []
+        self.frames: list[Any] = []  # everything received on WebSockets
+        page.on("console", self._said)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("websocket", self._socket)
+
+    async def do(self, work: Callable[[Page], T]) -> T:
+        return await trio.to_thread.run_sync(lambda: self._thread.submit(work, self._page).result())
+
+    async def sees(self, selector: str, text: str = "") -> None:
+        """Wait until this is in view."""
+        found = selector if not text else f"{selector}:has-text({msgspec.json.encode(text).decode()})"
+
+        def waited(page: Page) -> str:
+            try:
+                page.wait_for_selector(found)
+            except TimeoutError:
+                chart: str = page.evaluate(CHART)
+                return f"{chart}\n{page.inner_text('body')}"
+            return ""
+
+        instead = await self.do(waited)
+        assert not instead, f"{found} is not seen, but {instead}\n{self.complaints}"
+
+    async def click(self, selector: str) -> None:
+        await self.do(lambda page: page.click(selector))
+
+    async def text(self, selector: str) -> str:
+        return await self.do(lambda page: page.inner_text(selector))
+
+    async def attribute(self, name: str, selector: str = "#chart") -> str | None:
+        return await self.do(lambda page: page.get_attribute(selector, name))
+
+    async def count(self, selector: str) -> int:
+        return await self.do(lambda page: page.locator(selector).count())
+
+    async def bars(self, symbol: str, resolution: str) -> list[Bar]:
+        """All bars that the page has of a stream."""
+        script = """([symbol, resolution, names]) => {
+            const lease = candled.lease(symbol, resolution);
+            try {
+                return lease.stream.bars.map((bar) => names.map((name) => bar[name]));
+            } finally {
+                lease.release();
+            }
+        }"""
+        found = await self.do(lambda page: page.evaluate(script, [symbol, resolution, NAMES]))
+        return [tuple(bar) for bar in found]
+
+    async def scroll_back(self, until: Callable[[Page], bool]) -> None:
+        """Into the past by the keyboard, until that is so."""
+
+        def scroll(page: Page) -> None:
+            for _ in range(300):
+                if until(page):
+                    return
+                page.press(".plot", "Shift+ArrowLeft")
+                page.wait_for_selector("#chart:not([data-older=loading])")
+            raise AssertionError(f"scrolled back for long: {page.locator('#chart').get_attribute('data-older')}")
+
+        await self.do(scroll)
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def _socket(self, socket: WebSocket) -> None:
+        socket.on("framereceived", lambda data: self.frames.append(msgspec.json.decode(data)))
+
+
+class Chromium:
+    """A browser, and the only thread that may talk to it."""
+
+    def __init__(self, thread: ThreadPoolExecutor, browser: Browser) -> None:
+        self._thread, self._browser = thread, browser
+
+    @asynccontextmanager
+    async def looking(self, daemon: Daemon, path: str = "/", **more: Any) -> AsyncIterator[Tab]:
+        """The page of a daemon, as somebody sees it who was never here; it must not complain of anything."""
+
+        def opened() -> Tab:
+            context = self._browser.new_context(**more)
+            context.set_default_timeout(PATIENCE)
+            return Tab(self._thread, context.new_page())
+
+        def closed(page: Page) -> None:
+            page.context.close()
+
+        tab = await trio.to_thread.run_sync(lambda: self._thread.submit(opened).result())
+        try:
+            await tab.do(lambda page: page.goto(f"http://127.0.0.1:{daemon.port}{path}"))
+            yield tab
+        finally:
+            await tab.do(closed)
+        assert tab.complaints == []
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Chromium]:
+    """One for all tests; each has its own context in it."""
+    assert (ROOT / "web" / "static" / "index.html").is_file(), "the page is not built: make setup"
+    with ThreadPoolExecutor(1) as thread:
+        driver = thread.submit(lambda: sync_playwright().start()).result()
+        try:
+            browser = thread.submit(
+                lambda: driver.chromium.launch(executable_path=shutil.which(CHROMIUM), args=WITHOUT_SANDBOX)
+            ).result()
+            yield Chromium(thread, browser)
+            thread.submit(browser.close).result()
+        finally:
+            thread.submit(driver.stop).result()
+
+
+async def history(http: Http, symbol: str, resolution: str) -> list[Bar]:
+    """All bars, as the page has them."""
+    bars, _ = await http.history(symbol, resolution)
+    return [(time, *bar) for time, bar in bars.items()]
+
+
+def minutes(count: int) -> list[Event]:
+    """Two trades in each of the last so many minutes that are over."""
+    first = (int(time.time()) // 60 - count) * 60
+    return [Event("GOLD", (first + 30 * n + 7) * 1_000_000, 2000 + (n * 37 % 100) / 4, n + 1) for n in range(2 * count)]
+
+
+def now(price: float, number: int, symbol: str = "GOLD") -> Event:
+    return Event(symbol, time.time_ns() // 1000, price, number)
+
+
+async def test_an_event_that_is_posted_changes_the_last_bar_on_the_page(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        await markets(daemon, await a_key(tmp_path, "admin"), "GOLD", "TEA")
+        with talking(daemon, await a_key(tmp_path, "ingest")) as http:
+            await http.say(*minutes(100), now(2001.5, 1000))
+            async with chromium.looking(daemon) as tab:
+                await tab.sees("#chart[data-state=live][data-symbol=GOLD][data-resolution='1']")
+                await tab.sees("[data-testid=connection][data-state=live]")
+                before = await tab.attribute("data-last")
+                assert before is not None
+                assert msgspec.json.decode(before)["close"] == 2001.5
+                seq = await http.say(now(2009.25, 1001))
+                await tab.sees("#chart[data-last*='2009.25']")
+                await tab.sees(f"#chart[data-position$='.{seq}']")
+                await tab.sees("[data-testid=price]", "2,009.25")
+                await tab.sees("[data-testid=legend]", "2,009.25")
+                await tab.sees("[data-testid=market][data-symbol=GOLD]", "2,009.25")
+                assert await tab.bars("GOLD", "1") == await history(http, "GOLD", "1")
+                assert (await tab.do(lambda page: page.title())).startswith("2,009.25 GOLD")
+                await tab.do(drawn)
+                assert await tab.count("[data-testid=demo]") == 0
+
+
+def drawn(page: Page) -> None:
+    """Wait until there are candles of both colours on the chart."""
+    script = """() => {
+        const style = getComputedStyle(document.documentElement);
+        const copy = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+        const counts = ["--up", "--down"].map((name) => {
+            copy.fillStyle = style.getPropertyValue(name).trim();
+            copy.fillRect(0, 0, 1, 1);
+            return { wanted: [...copy.getImageData(0, 0, 1, 1).data], seen: 0 };
+        });
+        for (const canvas of document.querySelectorAll("#chart .plot canvas")) {
+            if (canvas.width === 0 || canvas.height === 0) continue;
+            copy.canvas.width = canvas.width;
+            copy.canvas.height = canvas.height;
+            copy.drawImage(canvas, 0, 0);
+            const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+            for (let at = 0; at < data.length; at += 4) {
+                for (const count of counts) {
+                    if (count.wanted.every((part, n) => part === data[at + n])) count.seen += 1;
+                }
+            }
+        }
+        return counts.every(({ seen }) => seen > 100);
+    }"""
+    page.wait_for_function(script, polling=100)
+
+
+async def test_after_kills_the_page_catches_up_by_itself_with_no_hole(
+    chromium: Chromium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, hidden = free_port(), free_port()
+    ports = [seen, hidden, seen]
+    monkeypatch.setattr(daemons, "free_port", lambda: ports.pop(0))
+    events = minutes(4000)
+    late = [events.pop(-400), events.pop(-399)]
+    corrected, retracted, unseen, moved = events[-200], events[-100:-98], events[100], events[-20]
+    async with AsyncExitStack() as looking:
+        async with running("serve", home=tmp_path) as daemon:
+            key = await a_key(tmp_path, "admin")
+            await markets(daemon, key)
+            with talking(daemon, key) as http:
+                await http.say(*events)
+            tab = await looking.enter_async_context(chromium.looking(daemon))
+            await tab.sees("#chart[data-state=live][data-bars='300']")
+            await tab.scroll_back(lambda page: page.locator("#chart:not([data-bars='300'])").count() > 0)
+            daemon.process.kill()
+            await tab.sees("#chart[data-state=reconnecting]")
+            await tab.sees("[data-testid=connection][data-state=reconnecting]")
+            await tab.sees("[data-testid=connection-notice]")
+        async with running("serve", home=tmp_path) as daemon:  # where the page does not look
+            with talking(daemon, key) as http:
+                await http.say(corrected._replace(price=2222.25), unseen._replace(price=1111.25))
+                await http.say(*retracted, fields={"removed": True})
+                await http.say(*late, moved._replace(at=moved.at + 60_000_000))
+                await http.say(now(2020.25, 9001), now(2021.25, 9002))
+            daemon.process.kill()
+            await daemon.process.wait()
+        async with running("serve", home=tmp_path) as daemon:
+            with talking(daemon, key) as http:
+                _, cursor = await http.history("GOLD", "1")
+                await tab.sees(f"#chart[data-state=live][data-position='{cursor}']")
+                await tab.sees("[data-testid=connection][data-state=live]")
+                assert await tab.count("[data-testid=connection-notice]") == 0
+                assert tab.complaints, "browsers tell of what they cannot reach"
+                assert [one for one in tab.complaints if "net::ERR_CONNECTION_" not in one] == []
+                tab.complaints.clear()
+
+                whole = await history(http, "GOLD", "1")
+                bars = await tab.bars("GOLD", "1")
+                assert len(bars) >= 1299, "those that it had are still there"
+                assert bars == whole[-len(bars) :]
+                times = {bar[0] for bar in bars}
+                assert late[0].at // 60_000_000 * 60 in times
+                assert retracted[0].at // 60_000_000 * 60 not in times
+                chart = [frame for frame in tab.frames if frame.get("resolution") == "1"]
+                assert [frame["recovered"] for frame in chart if frame["type"] == "subscribed"] == [False, True]
+                assert [frame["type"] for frame in chart].count("snapshot") == 1
+
+                await http.say(now(2023.25, 9003))
+                await tab.sees("#chart[data-last*='2023.25']")
+                await tab.scroll_back(lambda page: page.get_attribute("#chart", "data-older") == "exhausted")
+                assert await tab.bars("GOLD", "1") == await history(http, "GOLD", "1")
+            await looking.aclose()
+
+
+async def test_older_bars_come_while_scrolling_back_at_every_resolution(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        key = await a_key(tmp_path, "admin")
+        await markets(daemon, key)
+        with talking(daemon, key) as http:
+            await http.say(*minutes(2600))
+            async with chromium.looking(daemon) as tab:
+                await tab.sees("#chart[data-state=live][data-bars='300']")
+                whole = await history(http, "GOLD", "1")
+                assert await tab.bars("GOLD", "1") == whole[-300:]
+
+                await tab.do(dragged)
+                await tab.sees("#chart:not([data-bars='300']):not([data-older=loading])")
+                bars = await tab.bars("GOLD", "1")
+                assert bars == whole[-len(bars) :]
+                await tab.scroll_back(lambda page: page.get_attribute("#chart", "data-older") == "exhausted")
+                assert await tab.bars("GOLD", "1") == whole
+                assert await tab.attribute("data-first") == str(int(whole[0][0]))
+
+                for resolution in RESOLUTIONS:
+                    await tab.click(f"[data-testid=resolution][data-resolution='{resolution}']")
+                    await tab.sees(f"#chart[data-state=live][data-resolution='{resolution}']")
+                    assert await tab.do(lambda page: page.is_checked("[data-testid=resolution] input:checked"))
+                    bars, whole = await tab.bars("GOLD", resolution), await history(http, "GOLD", resolution)
+                    assert bars == whole[-len(bars) :], resolution
+                    assert len(bars) >= min(300, len(whole)), resolution
+                await tab.do(lambda page: page.go_back())
+                await tab.sees("#chart[data-state=live][data-resolution='1D']")
+
+
+def dragged(page: Page) -> None:
+    """The chart by the mouse, three times over most of what is in view."""
+    for _ in range(3):
+        page.mouse.move(400, 400)
+        page.mouse.down()
+        page.mouse.move(1100, 400, steps=10)
+        page.mouse.up()
+
+
+async def test_the_search_finds_markets_and_says_when_there_are_none(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        key = await a_key(tmp_path, "admin")
+        await markets(daemon, key, "GOLD", "SILVER", "TEA/CUP:1")
+        with talking(daemon, key) as http:
+            await http.say(now(10.5, 1, "GOLD"), now(20.5, 2, "SILVER"), now(30.5, 3, "TEA/CUP:1"))
+        async with chromium.looking(daemon) as tab:
+
+            async def type_(text: str) -> None:
+                await tab.do(lambda page: page.fill("[data-testid=search]", text))
+
+            await tab.sees("#chart[data-state=live][data-symbol=GOLD]")
+            assert await tab.count("[data-testid=market]") == 3
+            await tab.do(lambda page: page.press("body", "/"))
+            await tab.sees("[data-testid=search]:focus")
+            await type_("sil")
+            await tab.sees("[data-testid=markets]:not(:has([data-symbol=GOLD])) [data-symbol=SILVER]")
+            await tab.do(lambda page: page.press("[data-testid=search]", "Enter"))
+            await tab.sees("#chart[data-state=live][data-symbol=SILVER][data-last*='20.5']")
+            await type_("nothing like it")
+            await tab.sees("[data-testid=no-matches]", "nothing like it")
+            await tab.do(lambda page: page.press("[data-testid=search]", "Escape"))
+            await tab.click("[data-testid=market][data-symbol='TEA/CUP:1']")
+            await tab.sees("#chart[data-state=live][data-symbol='TEA/CUP:1'][data-last*='30.5']")
+            await tab.do(lambda page: page.reload())
+            await tab.sees("#chart[data-state=live][data-symbol='TEA/CUP:1'][data-last*='30.5']")
+
+
+async def test_an_empty_daemon_shows_how_to_post_and_what_it_shows_works(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon, chromium.looking(daemon) as tab:
+        await tab.sees("[data-testid=no-markets]", "No markets yet")
+        shown = await tab.do(lambda page: page.locator("[data-testid=no-markets] pre").all_inner_texts())
+        path = f"{BIN}:{os.environ['PATH']}"
+        done = await trio.run_process(
+            ["bash", "-euc", "\n".join(shown)],
+            env=environment(tmp_path, PATH=path),
+            cwd=tmp_path,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        assert b'"accepted":1' in done.stdout, (shown, done)
+        await tab.sees("#chart[data-state=live][data-symbol=GOLD][data-bars='1'][data-last*='2001.5']")
+
+        await markets(daemon, await a_key(tmp_path, "admin"), "TEA")
+        await tab.do(lambda page: page.goto(f"{page.url.partition('?')[0]}?symbol=TEA"))
+        await tab.sees("[data-testid=no-bars]", "TEA")
+
+
+async def test_a_market_that_is_not_there_is_an_error_with_a_way_out(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        key = await a_key(tmp_path, "admin")
+        await markets(daemon, key)
+        with talking(daemon, key) as http:
+            await http.say(now(10.5, 1))
+            async with chromium.looking(daemon, "/?symbol=TEA") as tab:
+                await tab.sees("#chart[data-state=error]")
+                await tab.sees("[data-testid=chart-error]", "No market named 'TEA'")
+                await markets(daemon, key, "TEA")
+                await http.say(now(20.5, 1, "TEA"))
+                await tab.click("[data-testid=chart-error] button")
+                await tab.sees("#chart[data-state=live][data-symbol=TEA][data-last*='20.5']")
+                assert await tab.count("[data-testid=chart-error]") == 0
+                await tab.click("[data-testid=market][data-symbol=GOLD]")
+                await tab.sees("#chart[data-state=live][data-symbol=GOLD][data-last*='10.5']")
+
+
+async def test_the_demo_says_that_it_is_one_moves_and_fits_a_phone(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("demo", home=tmp_path) as daemon:
+        async with chromium.looking(daemon) as tab:
+            await tab.sees("[data-testid=demo]", "Demo")
+            await tab.sees("#chart[data-state=live]")
+            assert await tab.count("[data-testid=market]") == 3
+            last = await tab.attribute("data-last")
+            await tab.sees(f"#chart[data-last]:not([data-last={msgspec.json.encode(last).decode()}])")
+        for width, height in PHONES:
+            size = {"width": width, "height": height}
+            async with chromium.looking(daemon, viewport=size, is_mobile=True, has_touch=True) as tab:
+                await tab.sees("#chart[data-state=live]")
+                assert await tab.do(overflowing) == []
+                await tab.do(lambda page: page.tap("[data-testid=open-markets]"))
+                await tab.sees("[data-testid=market][data-symbol=ETH]")
+                assert await tab.do(overflowing) == []
+                await tab.do(lambda page: page.tap("[data-testid=market][data-symbol=ETH]"))
+                await tab.sees("#chart[data-state=live][data-symbol=ETH]")
+                await tab.do(drawn)
+                assert await tab.do(overflowing) == []
+
+
+def overflowing(page: Page) -> list[str]:
+    """What makes the page wider than the screen."""
+    script = """() => {
+        const width = document.documentElement.clientWidth;
+        if (document.documentElement.scrollWidth <= width && innerWidth <= screen.width) return [];
+        const wide = [...document.querySelectorAll("*")].filter((one) => one.getBoundingClientRect().right > width);
+        return ["page", ...wide.map((one) => `${one.tagName}.${one.className}`)];
+    }"""
+    found: list[str] = page.evaluate(script)
+    return found
+
+
+@pytest.mark.parametrize("system", ["dark", "light"])
+async def test_the_theme_is_the_systems_until_one_is_chosen_which_stays(
+    system: Literal["dark", "light"], chromium: Chromium, tmp_path: Path
+) -> None:
+    other = "light" if system == "dark" else "dark"
+    async with running("serve", home=tmp_path) as daemon, chromium.looking(daemon, color_scheme=system) as tab:
+        await tab.sees(f"html[data-theme={system}]")
+        before = await tab.do(background)
+        await tab.click("[data-testid=theme]")
+        await tab.sees(f"html[data-theme={other}]")
+        after = await tab.do(background)
+        assert (before < after) == (system == "dark"), "the page itself is darker or lighter"
+        await tab.do(lambda page: page.reload())
+        await tab.sees(f"html[data-theme={other}]")
+        assert await tab.do(background) == after
+        await tab.click("[data-testid=theme]")
+        await tab.sees(f"html[data-theme={system}]")
+
+
+def background(page: Page) -> int:
+    """How light it is."""
+    colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    return sum(int(part) for part in re.findall(r"[0-9]+", colour)[:3])
