@@ -1,0 +1,137 @@
+"""A process to be killed: the stack below the web layer, fed by lines on stdin, that marks what it is in the middle of.
+
+    python -m bench.victim DATA MARKS
+
+Each line is a request, `{"n": 1, "events": [...], "key": "k"}` or `{"n": 2, "read": ["GOLD", "1"]}`, and each is
+answered by a line with its `n`, once its events are acknowledged. The first line out says what was recovered; the end
+of stdin is a clean end. MARKS is a file of counters: how often each of PARTS was begun and how often it was ended.
+"""
+
+import mmap
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+PARTS = ("commit", "flush", "recovery", "compaction", "spill")  # of these a kill may fall into the middle
+COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
+
+
+class Marks:
+    """The counters, shared through a file: they outlive whoever writes them."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            path.write_bytes(bytes(COUNTERS.size))
+        with path.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), COUNTERS.size)
+
+    def clear(self) -> None:
+        """Nothing was begun."""
+        self._map[:] = bytes(COUNTERS.size)
+
+    def begun(self, part: str) -> int:
+        """How often it was begun."""
+        return int(COUNTERS.unpack(self._map)[2 * PARTS.index(part)])
+
+    def inside(self, part: str) -> bool:
+        """Whether it was begun and not ended."""
+        at = 2 * PARTS.index(part)
+        counters = COUNTERS.unpack(self._map)
+        return bool(counters[at] != counters[at + 1])
+
+    @contextmanager
+    def within(self, part: str) -> Iterator[None]:
+        """The block is this part."""
+        self._count(2 * PARTS.index(part))
+        try:
+            yield
+        finally:
+            self._count(2 * PARTS.index(part) + 1)
+
+    def _count(self, which: int) -> None:
+        (value,) = struct.unpack_from("<Q", self._map, 8 * which)
+        struct.pack_into("<Q", self._map, 8 * which, value + 1)
+
+
+def watch(marks: Marks) -> None:
+    """Mark what runs, and have the rare parts run often: few identities in memory, bars put in order soon."""
+    from actors.writer import Writer
+    from storage import candles, flush
+    from storage.database import Database
+    from storage.identities import Identities
+    from storage.journal import Journal
+
+    append, write, spill = Journal.append, Database._write, Identities.spill
+    known: dict[object, str] = {flush.apply: "flush", candles.compact: "compaction"}
+
+    def marked_append(self: Journal, seq: int, parts: Sequence[bytes | memoryview]) -> None:
+        with marks.within("commit"):
+            append(self, seq, parts)
+
+    def marked_write(self: Database, work: Any, arguments: Any) -> Any:
+        if work not in known:
+            return write(self, work, arguments)
+        with marks.within(known[work]):
+            return write(self, work, arguments)
+
+    def marked_spill(self: Identities) -> None:
+        with marks.within("spill"):
+            spill(self)
+
+    Journal.append = marked_append  # type: ignore[method-assign]
+    Database._write = marked_write  # type: ignore[method-assign]
+    Identities.spill = marked_spill  # type: ignore[method-assign]
+    assert Writer.__init__.__kwdefaults__ is not None
+    Writer.__init__.__kwdefaults__["recent_rows"] = 300
+    Identities.open.__func__.__kwdefaults__["limit"] = 500  # type: ignore[attr-defined]
+
+
+async def live(data: Path, marks: Marks) -> None:
+    """Recover, answer every line, and end with the last."""
+    from daemon.stack import Stack, StackSettings, opened
+    from storage.calendar import parse
+
+    encode = msgspec.json.encode
+    out = sys.stdout.buffer
+
+    def say(**answer: object) -> None:
+        out.write(encode(answer) + b"\n")
+        out.flush()
+
+    async def answer(stack: Stack, asked: dict[str, Any]) -> None:
+        if "read" in asked:
+            symbol, resolution = asked["read"]
+            market = await stack.registry.named(symbol)
+            window = await stack.engine.window(market, parse(resolution), 0, 2**61)
+            columns = (window.open, window.high, window.low, window.close, window.volume, window.trades)
+            say(n=asked["n"], bars=list(zip(window.time, *columns, strict=True)))
+        else:
+            body = encode(asked["events"])
+            told = await stack.intake.submit(body, "application/json", key=asked["key"])
+            say(n=asked["n"], answer=msgspec.Raw(told))
+
+    settings = StackSettings(data=data, flush_seconds=0.1, create="spot")
+    starting = ExitStack()
+    starting.enter_context(marks.within("recovery"))
+    async with opened(settings) as stack:
+        starting.close()
+        say(recovered=stack.recovered)
+        async with trio.open_nursery() as nursery:
+            rest = b""
+            stdin = trio.lowlevel.FdStream(0)
+            async for chunk in stdin:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    nursery.start_soon(answer, stack, msgspec.json.decode(line))
+
+
+if __name__ == "__main__":
+    shared = Marks(Path(sys.argv[2]))
+    watch(shared)
+    trio.run(live, Path(sys.argv[1]), shared)

@@ -1,0 +1,24 @@
+"""A real process, killed at any instant under load."""
+
+from pathlib import Path
+
+from bench.kills import Killing
+
+INSTANTS = ("any", "commit", "flush", "recovery", "any", "compaction", "commit", "spill", "recovery", "flush")
+KILLS = 12  # more only where none fell into the middle of something
+MOST = 20
+
+
+def test_nothing_acknowledged_is_lost_or_counted_twice_whenever_the_process_is_killed(tmp_path: Path) -> None:
+    killing = Killing(tmp_path, seed=2)
+    wanted = ["commit", "flush", "recovery"]
+    for instant in INSTANTS:
+        killing.kill(instant)
+    while killing.counts["kills"] < MOST and (missed := [p for p in wanted if not killing.counts[f"in {p}"]]):
+        killing.kill(missed[0])
+    while killing.counts["kills"] < KILLS:
+        killing.kill("any")
+    killing.end()
+    assert all(killing.counts[f"in {part}"] for part in wanted), killing.counts
+    assert killing.counts["acknowledged"] > 20
+    assert killing.counts["verified"] >= 4
