@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from itertools import chain, combinations
 from pathlib import Path
@@ -91,15 +91,13 @@ class Http:
 
         return await trio.to_thread.run_sync(asked)
 
-    async def post(self, events: Iterable[Event], query: str = "", **headers: str) -> Answer:
+    async def post(self, events: Iterable[Event], **headers: str) -> Answer:
         """Send trades as JSON."""
-        body = msgspec.json.encode([event.wire for event in events])
-        return await self.ask("POST", f"/api/ingest/events{query}", body, Content_Type=JSON, **headers)
+        return await self.ask("POST", "/api/ingest/events", as_json(events), Content_Type=JSON, **headers)
 
-    async def say(self, *events: Event, **more: Message) -> int:
-        """Have trades taken, all of them; the seq of their batch. `more` are further fields of each."""
-        fields: Message = next(iter(more.values()), {})
-        body = msgspec.json.encode([{**event.wire, **fields} for event in events])
+    async def say(self, *events: Event, removed: bool = False) -> int:
+        """Have trades taken, or taken back, all of them; the seq of their batch."""
+        body = msgspec.json.encode([{**event.wire, "removed": removed} for event in events])
         answer = await self.ask("POST", "/api/ingest/events", body, Content_Type=JSON)
         assert answer.status == 200, answer
         assert answer.body["rejected_count"] == 0, answer
@@ -192,7 +190,7 @@ async def subscribed(client: Client, *charts: Chart) -> None:
 
 
 def logged(daemon: Daemon) -> list[Message]:
-    """The lines of its log; whatever else it wrote is no line of ours."""
+    """The lines of its log, and nothing else may be there."""
     return [msgspec.json.decode(line) for line in daemon.log.read_bytes().splitlines()]
 
 
@@ -275,7 +273,7 @@ async def test_corrections_retractions_and_late_events_say_what_became_of_which_
                 corrected, late, newest = trade(0, 10.5, 1), trade(60, 9, 5), trade(300, 14, 6)
                 assert await told(await http.say(corrected)) == ["amend"]
                 assert await told(await http.say(late)) == ["insert"]
-                assert await told(await http.say(trade(120, 12, 3), fields={"removed": True})) == ["delete"]
+                assert await told(await http.say(trade(120, 12, 3), removed=True)) == ["delete"]
                 assert await told(await http.say(newest)) == ["upsert"]
                 # To another minute: where it was has another event, where it goes has none.
                 moved = trade(150, 11.5, 2)
@@ -294,14 +292,11 @@ async def test_a_stop_says_goodbye_in_time_past_stalled_readers_and_the_next_sta
     async with running("serve", home=tmp_path, variables=OFTEN) as daemon:
         key = await a_key(tmp_path, "admin")
         await markets(daemon, key)
-        with talking(daemon, key) as http:
+        with talking(daemon, key) as http, ExitStack() as stack:
             await http.say(*events)
-            wanted = {"action": "subscribe", "channel": "bars", "symbol": "GOLD", "snapshot_bars": 3000}
-            download = await a_stalled_download(daemon.port)
-            # Fifty snapshots, each of some hundred KiB.
-            stalled = await a_stalled_reader(
-                daemon.port, *(msgspec.json.encode({**wanted, "resolution": f"{n}S"}) for n in range(1, 51))
-            )
+            stalled = [await a_stalled_watcher(daemon.port), await a_stalled_download(daemon.port)]
+            for peer in stalled:
+                stack.enter_context(closing(peer))
             async with connected(daemon.port) as client:
                 await subscribed(client, chart, other)
                 events.append(trade(3000 * 60, 1, 3000))
@@ -313,9 +308,8 @@ async def test_a_stop_says_goodbye_in_time_past_stalled_readers_and_the_next_sta
                 with trio.fail_after(ENDS_WITHIN):
                     assert await client.ending() == 1001
                     assert await daemon.process.wait() == 0
-            for reader in (stalled, download):
-                with closing(reader):
-                    assert await trio.to_thread.run_sync(taken, reader) < 1 << 20, "it was in the way"
+            for peer in stalled:
+                assert await trio.to_thread.run_sync(taken, peer) < 1 << 20, "it was in the way"
         assert [line["message"] for line in logged(daemon)][-1] == "stopped"
         assert {line["level"] for line in logged(daemon)} == {"info"}
 
@@ -344,6 +338,12 @@ async def test_a_stop_says_goodbye_in_time_past_stalled_readers_and_the_next_sta
             assert shown(chart) == shown(begun) == folded(events, 60)
             assert shown(other) == folded(events, 1)
             assert (len(chart.snapshots), len(other.snapshots), len(begun.snapshots)) == (1, 1, 0)
+
+
+async def a_stalled_watcher(port: int) -> socket.socket:
+    """A connection that is due fifty snapshots, each of some hundred KiB, and reads nothing."""
+    wanted = {"action": "subscribe", "channel": "bars", "symbol": "GOLD", "snapshot_bars": 3000}
+    return await a_stalled_reader(port, *(msgspec.json.encode({**wanted, "resolution": f"{n}S"}) for n in range(1, 51)))
 
 
 async def a_stalled_download(port: int) -> socket.socket:
@@ -557,7 +557,7 @@ async def settled(http: Http, producers: list[Producer]) -> None:
 
 
 async def complete(http: Http, producers: list[Producer]) -> None:
-    """Every bar is what all acknowledged events make."""
+    """Every bar is what all acknowledged events make; those that were open during a kill began before it."""
     events = [event for one in producers for request in one.acknowledged for event in request.events]
     for symbol in ("GOLD", "TEA"):
         own = [event for event in events if event.symbol == symbol]

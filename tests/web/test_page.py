@@ -247,7 +247,7 @@ async def test_after_kills_the_page_catches_up_by_itself_with_no_hole(
         async with running("serve", home=tmp_path) as daemon:  # where the page does not look
             with talking(daemon, key) as http:
                 await http.say(corrected._replace(price=2222.25), unseen._replace(price=1111.25))
-                await http.say(*retracted, fields={"removed": True})
+                await http.say(*retracted, removed=True)
                 await http.say(*late, moved._replace(at=moved.at + 60_000_000))
                 await http.say(now(2020.25, 9001), now(2021.25, 9002))
             daemon.process.kill()
