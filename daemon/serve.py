@@ -45,12 +45,17 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         settings = web_settings(config, demo)
         app = create_app(services(stack, settings))
         limits = ws_limits(config)
+
+        async def readable(key: str) -> bool:
+            return await stack.keys.allowed(key, "read")
+
+        may_read = readable if config.auth == "token" else None
         async with trio.open_nursery() as nursery:
 
             async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
                 await listen(
                     app,
-                    {"/ws": BarStreams(stack.engine, stack.hub, limits).serve},
+                    {"/ws": BarStreams(stack.engine, stack.hub, limits, may_read).serve},
                     host=config.host,
                     port=config.port,
                     hub=stack.hub,
@@ -58,7 +63,8 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                     tls=_tls(config),
                     origins=None if "*" in config.cors_origins else config.cors_origins,
                     until=until,
-                    drain_seconds=config.drain_seconds,
+                    # What is left is for the last flush.
+                    drain_seconds=0.7 * config.drain_seconds,
                     task_status=task_status,
                 )
                 nursery.cancel_scope.cancel()

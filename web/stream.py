@@ -1,6 +1,7 @@
 """`/ws`: subscribe, unsubscribe, ping; one session per connection."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -43,16 +44,32 @@ class Refused(Exception):
 class BarStreams:
     """The endpoint: what its sessions share. `serve` is a handler of the listener."""
 
-    def __init__(self, streams: Streams, hub: Hub, limits: WsLimits) -> None:
+    def __init__(
+        self,
+        streams: Streams,
+        hub: Hub,
+        limits: WsLimits,
+        may_read: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
+        """`may_read` judges the key that came with the handshake; without it, everybody may."""
         self.streams, self.hub, self.limits = streams, hub, limits
+        self._may_read = may_read
 
     async def serve(self, socket: Socket) -> None:
         """Answer one connection until it ends."""
+        if self._may_read is not None and not await self._may_read(_key(socket)):
+            socket.close(1008, "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'")
+            return
         session = Session(self, socket)
         try:
             await session.run()
         finally:
             session.close()
+
+
+def _key(socket: Socket) -> str:
+    scheme, _, key = socket.head.headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 class Flood:
