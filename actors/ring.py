@@ -153,8 +153,7 @@ class Ring:
             if not hot and self._high > self._low and t <= self._columns["t"][self._high - 1]:
                 return False
             hot.append(candle.started(self._layout, row, t))
-            if len(hot) > HOT[self.rung]:
-                self._retire(hot.pop(0))
+            self._grown()
             return True
         if t < self.floor:
             return True  # the store alone answers for it
@@ -169,8 +168,7 @@ class Ring:
             candle.absorb(self._layout, hot[i], row)
         else:
             hot.insert(i, candle.started(self._layout, row, t))
-            if len(hot) > HOT[self.rung]:
-                self._retire(hot.pop(0))
+            self._grown()
         return True
 
     def put(self, state: State) -> None:
@@ -187,8 +185,7 @@ class Ring:
             self._write(at, state)
         elif i or (self._hot and t > self._hot[0][T]) or (not self._hot and at == self._high):
             self._hot.insert(i, state)
-            if len(self._hot) > HOT[self.rung]:
-                self._retire(self._hot.pop(0))
+            self._grown()
         else:
             self._insert(at, state)
 
@@ -257,8 +254,11 @@ class Ring:
     def _at(self, t: int) -> int:
         return self._low + int(np.searchsorted(self._columns["t"][self._low : self._high], t))
 
-    def _retire(self, state: State) -> None:
-        self._insert(self._high, state)
+    def _grown(self) -> None:
+        """One whole state more: the oldest of too many becomes columns, the oldest bar of too many goes."""
+        if len(self._hot) > HOT[self.rung]:
+            self._insert(self._high, self._hot.pop(0))
+        self._evict()
 
     def _evict(self) -> None:
         over = len(self) - self.size

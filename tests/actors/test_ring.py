@@ -144,7 +144,7 @@ def steps(kind: str) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rung", [1, 60])
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_a_ring_is_the_newest_bars_of_a_dict_whatever_happens_in_whatever_order(
     kind: str, rung: int, data: st.DataObject
 ) -> None:
@@ -200,7 +200,7 @@ def test_what_left_the_ring_says_up_to_where_it_cannot_tell_what_changed() -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_rows_and_tables_of_candles_are_two_forms_of_the_same(kind: str, data: st.DataObject) -> None:
     found = {60 * i: happened(kind, data.draw(algebra.histories[kind]), i + 1) for i in range(3)}
     states = candle.rows(table(kind, found))
@@ -209,7 +209,7 @@ def test_rows_and_tables_of_candles_are_two_forms_of_the_same(kind: str, data: s
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_adding_rows_to_a_state_is_summing_their_table(kind: str, data: st.DataObject) -> None:
     found = [happened(kind, data.draw(algebra.histories[kind]), seq) for seq in (1, 2, 3)]
     first, *others = [row(kind, 60, bar) for bar in data.draw(st.permutations(found))]
@@ -232,7 +232,7 @@ def test_adding_rows_to_a_state_is_summing_their_table(kind: str, data: st.DataO
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data(), st.sampled_from([120, 180, 3600, 86400]))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_bars_merged_into_longer_ones_are_those_that_partials_roll_up_to(
     kind: str, data: st.DataObject, length: int
 ) -> None:
