@@ -43,6 +43,7 @@ async def test_a_flush_is_one_transaction_however_much_it_holds(tmp_path: Path) 
     async with running(tmp_path) as stack:
         for second in range(50):
             await say(stack, trade(second), trade(second, market="COAL"))
+        assert (await read(stack, "GOLD", "1D"))[0][5] == 50  # so that all of it is folded
         before = stack.database.statistics().writes
         await flush(stack)
         assert stack.database.statistics().writes == before + 1
@@ -79,10 +80,10 @@ async def test_a_flush_that_finds_no_room_loses_nothing_and_is_tried_again(
         with trio.fail_after(10):
             while store.refused < 3:  # noqa: ASYNC110  # nobody is told of a flush that failed
                 await trio.sleep(0.005)
-        assert stack.writer.statistics().failing == FULL
-        assert stack.writer.statistics().waiting_events == 20
         before = await read(stack, "GOLD", "1D")
         assert before[0][5:] == (20, 20)
+        assert stack.writer.statistics().failing == FULL
+        assert stack.writer.statistics().waiting_events == 20
         store.full = False
         await until(stack, 1)
         told = stack.writer.statistics()
