@@ -21,6 +21,7 @@ from storage import answers, candles, keys, ledger, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import ROW_BITS, Commit, decode
 from storage.database import Database, Door
+from storage.errors import Unavailable
 from storage.events import Array
 from storage.flush import Flush
 from storage.identities import Identities
@@ -116,9 +117,11 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         for commits in _chunks(journal, applied):
             round_ = await _folded(commits, registry, door)
             for one in commits:
-                if len(one.forgotten):
+                if one.seq > identities.through:  # what came before is in their files
                     identities.forget(one.forgotten)
-                know(identities, one.events)
+                    know(identities, one.events)
+            if identities.full:
+                await _put_away(identities, round_.last, door)
             await commit(await sum_up([round_]))
             applied, batches, events = round_.last, batches + len(commits), events + round_.count
         recovered = Recovered(
@@ -211,6 +214,15 @@ async def _known(folder: Path, journal: Journal, database: Database, door: Door)
         index.forget(await database.read(ledger.forgotten, index.through))
         index.add(*await database.read(ledger.identities, (index.through + 1 << ROW_BITS) - 1))
     return index
+
+
+async def _put_away(identities: Identities, seq: int, door: Door) -> None:
+    identities.freeze(seq)
+    try:
+        await door.run(identities.spill)
+        await door.run(identities.merge)
+    except Unavailable as error:
+        log.warning("%s; they stay in memory until there is room", error)
 
 
 def _chunks(journal: Journal, applied: int) -> Iterator[list[Commit]]:

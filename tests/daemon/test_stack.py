@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from daemon import stack as stack_module
 from daemon.stack import Stack
 from storage import ledger
 from storage.errors import BrokenStore
+from storage.identities import Identities
 from tests.histories import Row, read
 from tests.stacks import flush, removed, running, say, trade
 
@@ -103,6 +105,26 @@ async def test_what_was_committed_after_the_newest_flush_is_recovered(tmp_path: 
     async with running(tmp_path / "data") as stack:
         assert (stack.recovered.batches, stack.recovered.events) == (2, 52)
         assert await bars(stack) == past[1]
+
+
+@pytest.mark.parametrize("files", [True, False])
+async def test_everybody_is_remembered_in_little_memory_also_while_the_store_is_rebuilt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: bool
+) -> None:
+    monkeypatch.setitem(Identities.open.__func__.__kwdefaults__, "limit", 40)  # type: ignore[attr-defined]
+    monkeypatch.setattr(stack_module, "REPLAYED", 50)
+    async with running(tmp_path) as stack:
+        for start in range(0, 600, 30):
+            await say(stack, [trade(0, trade_id=number) for number in range(start, start + 30)], removed(start))
+    (tmp_path / "candles.duckdb").unlink()
+    if not files:
+        shutil.rmtree(tmp_path / "identities")
+    async with running(tmp_path) as stack:
+        assert stack.recovered.events == 600 - 20
+        assert stack.identities.statistics().in_memory < 100
+        assert (stack.identities.statistics().spills > 0) == (not files)
+        answer = await say(stack, [trade(0, trade_id=number) for number in range(600)])
+        assert (answer.accepted, answer.duplicates) == (20, 580)
 
 
 async def test_a_database_of_another_journal_is_refused_by_name(tmp_path: Path) -> None:
