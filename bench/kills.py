@@ -177,7 +177,8 @@ class Process:
     def kill(self) -> None:
         """SIGKILL, now."""
         self._killed = True
-        os.kill(self._child.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(self._child.pid, signal.SIGKILL)
 
     def ask(self, **asked: object) -> int:
         """Send a line; its number."""
@@ -290,7 +291,7 @@ class Killing:
                 if time.monotonic() > deadline:
                     return
                 time.sleep(0.001)
-            time.sleep(chance.random() * 0.5)
+            time.sleep(chance.random() * 0.3)
             if instant in PARTS:
                 wait = 0.0 if instant in ("commit", "spill") else chance.random() * 0.03
                 while not marks.inside(instant) and time.monotonic() < deadline:

@@ -96,6 +96,7 @@ async def live(data: Path, marks: Marks) -> None:
     """Recover, answer every line, and end with the last."""
     from daemon.stack import Stack, StackSettings, opened
     from storage.calendar import parse
+    from storage.errors import UnknownMarket
 
     encode = msgspec.json.encode
     out = sys.stdout.buffer
@@ -107,7 +108,11 @@ async def live(data: Path, marks: Marks) -> None:
     async def answer(stack: Stack, asked: dict[str, Any]) -> None:
         if "read" in asked:
             symbol, resolution = asked["read"]
-            market = await stack.registry.named(symbol)
+            try:
+                market = await stack.registry.named(symbol)
+            except UnknownMarket:
+                say(n=asked["n"], bars=[])
+                return
             window = await stack.engine.window(market, parse(resolution), 0, 2**61)
             columns = (window.open, window.high, window.low, window.close, window.volume, window.trades)
             say(n=asked["n"], bars=list(zip(window.time, *columns, strict=True)))
