@@ -108,6 +108,7 @@ def merged_by_sql(db: Connection, table: Partials, bucket: str = "t") -> Partial
 
 @pytest.mark.parametrize("kind", SHAPES)
 @given(st.data(), algebra.calendars)
+@settings(max_examples=60)
 def test_every_resolution_rolled_up_from_seconds_is_the_oracles_fold_of_the_events(
     kind: str, data: st.DataObject, days: Days
 ) -> None:
@@ -139,6 +140,7 @@ def test_numpy_and_sql_fold_events_straight_into_any_bucket_as_the_oracle_does(
 
 @pytest.mark.parametrize("kind", SHAPES)
 @given(st.data())
+@settings(max_examples=60)
 def test_neither_the_order_of_events_nor_how_they_are_cut_into_batches_changes_a_candle(
     kind: str, data: st.DataObject
 ) -> None:
@@ -194,6 +196,7 @@ def test_rows_of_a_bucket_are_summed_alike_by_numpy_sql_and_the_oracle_wholes_in
 
 @pytest.mark.parametrize("kind", SHAPES)
 @given(st.data())
+@settings(max_examples=60)
 def test_summing_in_any_grouping_is_summing_at_once_when_each_flush_comes_after_the_one_before(
     kind: str, data: st.DataObject
 ) -> None:

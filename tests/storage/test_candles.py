@@ -75,7 +75,7 @@ def bar_of(kind: str, events: Sequence[Any], seq: int, whole: bool) -> Candle:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=12)
+@settings(max_examples=10)
 def test_every_read_is_the_sum_of_all_that_was_put_however_often_it_was_compacted(
     file: Connection, kind: str, data: st.DataObject
 ) -> None:
