@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from actors.bodies import UnsupportedMediaType
 from actors.intake import IngestAnswer
@@ -135,6 +136,7 @@ async def test_an_unknown_market_is_refused_by_name_unless_markets_are_made(tmp_
 
 async def test_the_last_word_about_an_event_counts_across_requests_that_come_at_once(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
+        await stack.registry.load(["GOLD"], "spot")  # whoever has to ask the disk who that is would be overtaken
         answers: dict[int, IngestAnswer] = {}
 
         async def one(number: int) -> None:
@@ -144,7 +146,7 @@ async def test_the_last_word_about_an_event_counts_across_requests_that_come_at_
         async with trio.open_nursery() as nursery:
             for number in range(42):
                 nursery.start_soon(one, number)
-                await trio.lowlevel.checkpoint()  # so that they are queued in this order
+                await wait_all_tasks_blocked()  # so that they are queued in this order
         assert sum(answer.accepted for answer in answers.values()) == 9
         assert sum(answer.retracted for answer in answers.values()) == 8
         assert sum(answer.corrected for answer in answers.values()) == 25
