@@ -16,7 +16,6 @@ from actors.hub import Hub, Label, Op, Reason, Source, Start, Subscription, Topi
 from actors.market import Window
 from daemon.stack import Stack
 from storage.calendar import parse
-from storage.measures import KINDS
 from storage.records import PRICE_SOURCES, Kind, Market
 from tests import oracle
 from tests.oracle import Days, Event
@@ -448,6 +447,3 @@ class Reader:
             while more:
                 data, more = source.take(1000)
                 self.put(data)
-
-
-assert KINDS[:2] == ("perp", "spot")
