@@ -67,7 +67,7 @@ class Database:
         try:
             return cls(_connected(path), path, door, None, seconds)
         except duckdb.Error as error:
-            if isinstance(error, duckdb.IOException) and "lock" in str(error).lower():
+            if isinstance(error, duckdb.IOException) and "set lock on file" in str(error):
                 raise BrokenStore(f"{path} is in use by another process; stop it, or name another --data") from error
             aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%S')}")
             for suffix in ("", ".wal"):
