@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from time import thread_time
+from time import monotonic, thread_time
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +24,8 @@ from storage.store import History
 
 log = logging.getLogger(__name__)
 
-SHARE = 4.0  # a round may cost one part in five of the loop's time
+SHARE = 0.2  # of the loop's time that rounds may cost, in the long run
+SAVED = 0.05  # seconds of it that may be saved up, so that one dear round now and then delays nobody
 LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
 MOST_EVENTS = 400_000  # in one round
 IDLE = 300.0  # seconds until a market that nobody asks for retires
@@ -87,6 +88,7 @@ class Engine:
         self._nursery: trio.Nursery | None = None
         self._rounds = self._events = self._slices = self._opened = self._retired = 0
         self._round_seconds = 0.0
+        self._credit, self._credited = SAVED, monotonic()
 
     # --- from outside, on the loop
 
@@ -210,11 +212,20 @@ class Engine:
         # The actors take their slices in while this task waits; what is committed meanwhile goes into the next round.
         await trio.lowlevel.checkpoint()
         self._round_seconds += round_.cost
-        if not self._closing:
-            with trio.move_on_after(min(SHARE * round_.cost, LONGEST)):
+        pause = self._pause(round_.cost)
+        if pause > 0 and not self._closing:
+            with trio.move_on_after(pause):
                 await self._hurry.wait()
         if self._hurry.is_set() and not self._closing:
             self._hurry = trio.Event()
+
+    def _pause(self, cost: float) -> float:
+        """Seconds until the next round may begin: what rounds cost must come back as their share of time passes."""
+        now = monotonic()
+        earned = SHARE * (now - self._credited)
+        self._credit = max(min(self._credit + earned, SAVED) - cost, -SHARE * LONGEST)
+        self._credited = now
+        return -self._credit / SHARE
 
     def _hand_out(self, round_: Round) -> None:
         touched: dict[int, list[int]] = {}

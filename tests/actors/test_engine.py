@@ -189,7 +189,8 @@ async def test_a_market_may_change_its_days_until_it_has_events(tmp_path: Path) 
 async def test_what_is_committed_between_rounds_is_folded_at_once_when_somebody_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SHARE", 1e9)
+    monkeypatch.setattr(engine, "SHARE", 1e-9)
+    monkeypatch.setattr(engine, "SAVED", 0.0)
     monkeypatch.setattr(engine, "LONGEST", 60)
     async with running(tmp_path) as stack:
         await say(stack, trade(0))
