@@ -30,7 +30,7 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 from actors.hub import Hub
-from web.outbox import PING, Outbox, WsLimits, forsake
+from web.outbox import PING, Outbox, Transport, WsLimits, forsake
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +119,13 @@ class Socket:
 Handler = Callable[[Socket], Awaitable[None]]
 
 
-class Rewound(trio.abc.HalfCloseableStream):
+class _Rewinding:
     """A connection whose first bytes were read already, for Hypercorn.
 
     Hypercorn shields its sends from cancellation, so a reader that takes nothing has to be given up in here."""
 
-    def __init__(self, stream: trio.SocketStream, head: bytes, patience: float) -> None:
-        self.socket = stream.socket
-        self._stream, self._head, self._patience = stream, head, patience
+    def __init__(self, stream: Transport, raw: trio.socket.SocketType, head: bytes, patience: float) -> None:
+        self._stream, self._raw, self._head, self._patience = stream, raw, head, patience
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         if self._head:
@@ -141,53 +140,31 @@ class Rewound(trio.abc.HalfCloseableStream):
             with trio.move_on_after(self._patience) as patience:
                 await self._stream.send_all(view[start : start + PIECE])
             if patience.cancelled_caught:
-                forsake(self.socket)
+                forsake(self._raw)
                 raise trio.BrokenResourceError(f"the peer took nothing for {self._patience:g} s")
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
 
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
+class Rewound(_Rewinding):
+    """Over TCP, with the parts of a SocketStream that Hypercorn uses."""
 
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    def __init__(self, stream: trio.SocketStream, head: bytes, patience: float) -> None:
+        super().__init__(stream, stream.socket, head, patience)
+        self.socket = stream.socket
+        self.send_eof, self.aclose = stream.send_eof, stream.aclose
 
 
-class RewoundTls:
-    """The same over TLS, with the parts of an SSLStream that Hypercorn uses."""
+class RewoundTls(_Rewinding):
+    """Over TLS, with the parts of an SSLStream that Hypercorn uses."""
 
     def __init__(self, stream: "trio.SSLStream[trio.SocketStream]", head: bytes, patience: float) -> None:
+        super().__init__(stream, stream.transport_stream.socket, head, patience)
         self.transport_stream = stream.transport_stream
-        self._stream, self._head, self._patience = stream, head, patience
-
-    async def do_handshake(self) -> None:
-        await self._stream.do_handshake()
-
-    def selected_alpn_protocol(self) -> str | None:
-        chosen: str | None = self._stream.selected_alpn_protocol()
-        return chosen
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._head:
-            data, self._head = self._head, b""
-            await trio.lowlevel.checkpoint()
-            return data
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), PIECE):
-            with trio.move_on_after(self._patience) as patience:
-                await self._stream.send_all(view[start : start + PIECE])
-            if patience.cancelled_caught:
-                forsake(self.transport_stream.socket)
-                raise trio.BrokenResourceError(f"the peer took nothing for {self._patience:g} s")
+        self.do_handshake, self.selected_alpn_protocol = stream.do_handshake, stream.selected_alpn_protocol
 
     async def aclose(self) -> None:
         with trio.move_on_after(1):
             await self._stream.aclose()
-        self.transport_stream.socket.close()
+        self._raw.close()
 
 
 class WebApp:

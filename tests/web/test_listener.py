@@ -413,14 +413,19 @@ async def test_a_stalled_reader_cannot_hold_the_process(path: str) -> None:
         peer.close()
 
 
-async def test_a_stalled_reader_of_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_stalled_reader_of_an_answer_is_given_up(
+    secure: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(web.listener, "HTTP_STALLED_SECONDS", 0.3)
     app = an_app()
-    async with running(app) as server:
-        stream = await server.connect(2048)
+    ours, theirs = contexts(request.getfixturevalue("certificate")) if secure else (None, None)
+    async with running(app, tls=ours) as server:
+        plain = await server.connect(2048)
+        stream = trio.SSLStream(plain, theirs, https_compatible=True) if theirs else plain
         await stream.send_all(b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n")
         await app.seen("endless ended")
-        await stream.aclose()
+        await trio.aclose_forcefully(stream)
 
 
 async def test_a_peer_that_leaves_in_the_middle_of_an_answer_stops_it_and_freezes_nobody() -> None:
@@ -496,11 +501,17 @@ def certificate(tmp_path: Path) -> Path:
     return made
 
 
-async def test_both_doors_open_behind_tls(certificate: Path) -> None:
+def contexts(certificate: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """The server's, and one of a client that trusts everybody."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate)
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    return tls, trusting
+
+
+async def test_both_doors_open_behind_tls(certificate: Path) -> None:
+    tls, trusting = contexts(certificate)
     async with running(tls=tls, drain_seconds=1) as server:
         stream = trio.SSLStream(await server.connect(), trusting, https_compatible=True)
         client = Http(stream)
