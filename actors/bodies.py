@@ -1,5 +1,6 @@
 """Pure: the body of a request into columns of plain Arrow types, whatever form it was sent in."""
 
+import codecs
 import json
 import re
 import struct
@@ -43,12 +44,19 @@ class Batch:
 def opened(body: bytes, form: str, limit: int) -> Batch:
     match form:
         case "application/json":
-            return _json_batch(body)
+            return _json_batch(_unmarked(body))
         case "application/x-ndjson":
-            return _ndjson_batch(body)
+            return _ndjson_batch(_unmarked(body))
         case "application/vnd.apache.arrow.stream":
             return _arrow_batch(body, limit)
     raise UnsupportedMediaType(f"Content-Type: expected {JSON}, {NDJSON} or {ARROW}, got {shown(form)}")
+
+
+def _unmarked(body: bytes) -> bytes:
+    """JSON without the byte order mark that some editors begin a file with."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadRequest("body: line 1, byte 1: expected UTF-8, got UTF-16")
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 _ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -73,7 +81,7 @@ def _names(first: Any) -> tuple[str, ...] | None:
 def _ndjson_batch(body: bytes) -> Batch:
     def raw(row: int, event: Any) -> bytes:
         if not lines:
-            lines.extend(line for line in body.split(b"\n") if line.strip())
+            lines.extend(_lines(body))
         return lines[row].strip() if len(lines) == batch.n else msgspec.json.encode(event)
 
     lines: list[bytes] = []
@@ -89,22 +97,26 @@ def _ndjson_batch(body: bytes) -> Batch:
     return batch
 
 
+def _lines(body: bytes) -> list[bytes]:
+    return [line for line in body.split(b"\n") if line.strip()]
+
+
 def _ndjson_events(body: bytes) -> list[Any]:
+    mended = body
     for decoder in (_ANYTHING, _ANY_FLOAT):
         try:
             return decoder.decode_lines(body)
         except msgspec.ValidationError:
             continue
         except _PARSING as error:
-            raise _malformed(body, error, lines=True) from None
-    events = []
-    for line in body.split(b"\n"):
-        if line.strip():
-            try:
-                events.append(_one(line))
-            except _PARSING as error:
+            mended = _mended(body)
+            if mended == body:
                 raise _malformed(body, error, lines=True) from None
-    return events
+            break
+    try:
+        return [_one(line) for line in _lines(body)]
+    except _PARSING as error:
+        raise _malformed(mended, error, lines=True) from None
 
 
 def _json_batch(body: bytes) -> Batch:
@@ -112,10 +124,10 @@ def _json_batch(body: bytes) -> Batch:
         if not array:
             return body.strip()
         if not elements:
-            elements.extend(_RAWS.decode(body))
-        return bytes(elements[row]).strip()
+            elements.extend(_elements(body, _mended(body)))
+        return elements[row].strip()
 
-    elements: list[msgspec.Raw] = []
+    elements: list[bytes] = []
     start = body[:4096].lstrip()
     array = start.startswith(b"[")
     if array:
@@ -130,20 +142,27 @@ def _json_batch(body: bytes) -> Batch:
 
 
 def _json_events(body: bytes, array: bool) -> list[Any]:
-    found: Any = None
+    mended = body
     for decoder in (_ANYTHING, _ANY_FLOAT):
         try:
-            found = decoder.decode(body)
-            break
+            return _listed_events(decoder.decode(body))
         except msgspec.ValidationError:
             continue
         except _PARSING as error:
-            raise _malformed(body, error) from None
-    else:
-        try:
-            found = [_one(bytes(part)) for part in _RAWS.decode(body)] if array else [_one(body)]
-        except _PARSING as error:
-            raise _malformed(body, error) from None
+            mended = _mended(body)
+            if mended == body:
+                raise _malformed(body, error) from None
+            break
+    try:
+        if array:
+            return [_one(part) for part in _elements(body, mended)]
+        found = _one(body)
+        return [found] if isinstance(found, Unreadable) else _listed_events(found)
+    except _PARSING as error:
+        raise _malformed(mended, error) from None
+
+
+def _listed_events(found: Any) -> list[Any]:
     if isinstance(found, dict):
         return [found]
     if not isinstance(found, list):
@@ -151,11 +170,63 @@ def _json_events(body: bytes, array: bool) -> list[Any]:
     return found
 
 
+def _elements(body: bytes, mended: bytes) -> list[bytes]:
+    """The elements of an array as they were sent; `mended` is the same without halves of characters."""
+    elements = []
+    at = body.index(b"[") + 1
+    for raw in _RAWS.decode(mended):
+        start = _BETWEEN.match(body, at).end()  # type: ignore[union-attr]  # matches nothing at all, too
+        at = start + len(memoryview(raw))
+        elements.append(body[start:at])
+    return elements
+
+
 def _one(part: bytes) -> Any:
+    """One event; Unreadable where it is JSON, but says something that cannot be kept."""
     try:
         return _ANY_FLOAT.decode(part)
     except msgspec.ValidationError as error:
         return Unreadable(str(error).partition(" - ")[0].lower())
+    except msgspec.DecodeError:
+        mended = _mended(part)
+        if mended == part:
+            raise
+        found = _one(mended)
+        return found if isinstance(found, Unreadable) else _halved(json.loads(part))
+
+
+_BETWEEN = re.compile(rb"[\s,]*")
+_ESCAPE = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+
+
+def _mended(body: bytes) -> bytes:
+    """JSON in which an escape that is half a surrogate pair, and so no character, is another one of the same length."""
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], body)
+
+
+def _halved(event: Any) -> Unreadable:
+    """Says where an event holds half a surrogate pair."""
+    if not isinstance(event, dict):
+        return Unreadable(f"expected an object, got {json.dumps(event):.60}")
+    expected = "expected Unicode, got half a surrogate pair in"
+    symbol = event.get("market_symbol")
+    symbol = symbol if _is_unicode(symbol) else None
+    for name, value in event.items():
+        if not _is_unicode(name):
+            return Unreadable(f"{expected} the name {json.dumps(name):.60}", symbol)
+        if not _is_unicode(value):
+            if name in KNOWN:  # whoever counts reasons by field is not to count whatever anybody makes up
+                return Unreadable(f"{expected} {json.dumps(value):.60}", symbol, name)
+            return Unreadable(f"{expected} {name[:TEXT]}: {json.dumps(value):.60}", symbol)
+    return Unreadable(f"{expected} a field that is there twice", symbol)
+
+
+def _is_unicode(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _malformed(body: bytes, error: Exception, *, lines: bool = False) -> BadRequest:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actors.bodies import FEW, MANY, Batch, opened
 from actors.bodies import UnsupportedMediaType as UnsupportedMediaType
 from actors.columns import Reading
-from actors.words import TEXT, Unknown, assembled, lean, no_market, shown, understood
+from actors.words import TEXT, Unknown, Unreadable, assembled, lean, no_market, shown, understood
 from actors.words import Named as Named
 from storage.errors import BadEvent, BadRequest, TooLarge
 from storage.events import Column, Events, concat
@@ -160,5 +160,9 @@ def _unzstd(body: bytes) -> Iterator[bytes]:
 
 
 def _rejected(row: int, error: str, event: Any, batch: Batch) -> Rejected:
-    symbol = event.get("market_symbol") if isinstance(event, dict) else None
+    symbol = None
+    if isinstance(event, Unreadable):
+        symbol = event.market_symbol
+    elif isinstance(event, dict):
+        symbol = event.get("market_symbol")
     return Rejected(row, error, symbol[:TEXT] if isinstance(symbol, str) else None, batch.raw(row, event))

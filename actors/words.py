@@ -77,9 +77,11 @@ class Unknown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for an event that is JSON but holds a number no computer reads."""
+    """Stands for an event that is JSON but holds a number, or half a character, that nobody reads."""
 
     reason: str
+    market_symbol: object = None
+    field: str = "event"
 
 
 def no_market(reference: Reference) -> str:
@@ -125,7 +127,7 @@ def _given(event: Mapping[str, Any], name: str) -> Any:
 def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
     """The columns in which one event says something; BadEvent says why it is refused."""
     if isinstance(event, Unreadable):
-        raise BadEvent(f"event: {event.reason}")
+        raise BadEvent(f"{event.field}: {event.reason}")
     if not isinstance(event, dict):
         raise BadEvent(f"event: expected an object, got {shown(event)}")
     reference = _reference(event)

@@ -620,6 +620,14 @@ def test_more_events_than_one_request_may_hold_are_refused() -> None:
         (b'[{"a":1},', JSON, "body: line 1, byte 10: it ends too early"),
         (b'[{"a":1},\n {"b":x}]', JSON, "body: line 2, byte 7: invalid character"),
         (b'[{"market_id":"\xff"}]', JSON, "body: line 1, byte 16: not UTF-8"),
+        (b'{"a":1}\n{"\xff":1}\n', NDJSON, "body: line 2, byte 3: not UTF-8"),
+        (b'[{"a":1},\n{"\xff":1}]', JSON, "body: line 2, byte 3: not UTF-8"),
+        (b'{"a":"\\ud83d"}\n{"a":"\xff"}\n', NDJSON, "body: line 2, byte 7: not UTF-8"),
+        (b'[{"a":"\\ud83d"},{]', JSON, "body: line 1, byte 18: expected '\"'"),
+        (b'{"a":"\\ud83d"}\n{"a":1,}\n', NDJSON, "body: line 2, byte 8: trailing comma in object"),
+        (b'"\\ud83d', JSON, "body: line 1, byte 8: it ends too early"),
+        ('[{"a":1}]'.encode("utf-16"), JSON, "body: line 1, byte 1: expected UTF-8, got UTF-16"),
+        ('{"a":1}'.encode("utf-16"), NDJSON, "body: line 1, byte 1: expected UTF-8, got UTF-16"),
         (b'{"a":1} {"a":2}', JSON, "body: line 1, byte 10: trailing characters"),
         (b"[" * 100_000, JSON, "body: line 1: nested too deeply"),
         (b"42", JSON, "body: expected an object or an array of objects, got 42"),
@@ -630,6 +638,67 @@ def test_a_body_that_is_not_json_is_refused_with_line_and_byte(body: bytes, form
     with pytest.raises(BadRequest) as refused:
         read(body, form)
     assert str(refused.value) == message
+
+
+GOOD = json.dumps({"market_symbol": "GOLD", "timestamp": MS, "price": 1}).encode()
+HALVES = {
+    rb'{"market_symbol": "GOLD", "user_address": "a\ud83dq"}': (
+        "user_address",
+        rb'expected Unicode, got half a surrogate pair in "a\ud83dq"',
+        "GOLD",
+    ),
+    rb'{"market_symbol": "GO\uDC00LD"}': (
+        "market_symbol",
+        rb'expected Unicode, got half a surrogate pair in "GO\udc00LD"',
+        None,
+    ),
+    rb'{"us\ud83der": 1, "market_symbol": "GOLD"}': (
+        "event",
+        rb'expected Unicode, got half a surrogate pair in the name "us\ud83der"',
+        "GOLD",
+    ),
+    rb'{"venue": ["\\\udc00\\ud83d"]}': (
+        "event",
+        rb'expected Unicode, got half a surrogate pair in venue: ["\\\udc00\\ud83d"]',
+        None,
+    ),
+    rb'{"trade_id": "\ud83d\ud83d\ude00", "trade_id": 1}': (
+        "event",
+        b"expected Unicode, got half a surrogate pair in a field that is there twice",
+        None,
+    ),
+    rb'"\ud83d"': ("event", rb'expected an object, got "\ud83d"', None),
+}
+
+
+@pytest.mark.parametrize("count", [0, 1, 9])
+@pytest.mark.parametrize("half", HALVES)
+def test_half_a_character_costs_its_own_event_alone(half: bytes, count: int) -> None:
+    field, reason, symbol = HALVES[half]
+    sent = [*[GOOD] * count, half, GOOD]
+    for body, form in ((b"\r\n".join(sent), NDJSON), (b" [" + b" ,\n ".join(sent) + b" ] ", JSON)):
+        decoded = read(body, form)
+        assert decoded.index.tolist() == [*range(count), count + 1]
+        (rejected,) = decoded.rejected
+        assert rejected.index == count
+        assert rejected.error == f"{field}: {reason.decode()}"
+        assert rejected.market_symbol == symbol
+        assert rejected.raw == half
+
+
+def test_half_a_character_in_the_only_event_refuses_it() -> None:
+    (rejected,) = read(rb'{"side": "\ud83d"}', JSON).rejected
+    assert (rejected.index, rejected.error) == (0, r'side: expected Unicode, got half a surrogate pair in "\ud83d"')
+
+
+def test_a_whole_pair_is_a_character_and_an_escaped_escape_is_none() -> None:
+    assert error(trade_id=1, side="\U0001f600") == 'side: expected one of sell, buy, got "\U0001f600"'
+    assert error(trade_id=1, side=r"\ud83d") == r'side: expected one of sell, buy, got "\\ud83d"'
+
+
+def test_a_byte_order_mark_before_json_is_no_part_of_it() -> None:
+    for body, form in ((GOOD, JSON), (b"[" + GOOD + b"]", JSON), (b"\n".join([GOOD] * 7), NDJSON)):
+        assert_same(read(b"\xef\xbb\xbf" + body, form), read(body, form))
 
 
 def test_an_empty_batch_is_no_mistake() -> None:
