@@ -24,6 +24,7 @@ from web.health import health
 from web.ingest import ingest
 from web.limits import Limiter
 from web.markets import Symbol, markets
+from web.sockets import sockets
 from web.udf import udf
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class App(QuartTrio):
         self.config["RESPONSE_TIMEOUT"] = None
         self.url_map.strict_slashes = self.url_map.merge_slashes = False
         self.url_map.converters["symbol"] = Symbol
-        for blueprint in (udf, ingest, markets, health, metrics.metrics, ui.ui):
+        for blueprint in (udf, ingest, markets, health, metrics.metrics, sockets, ui.ui):
             self.register_blueprint(blueprint)
         self.register_error_handler(Exception, answered)
         self.register_error_handler(HTTPException, answered)

@@ -12,6 +12,7 @@ from web.context import Request, Services, WebSettings, request
 WANTED: dict[str, Scope | None] = {
     "health.alive": None,
     "health.ready": None,
+    "sockets.ws": None,
     "ui.index": None,
     "ui.asset": None,
     "ui.file": None,

@@ -11,6 +11,7 @@ from storage.errors import BadRequest, CandledError, Conflict, NotAllowed, TooLa
 from web.auth import KeyNeeded
 from web.context import Request, reply, request, services
 from web.limits import RateLimited
+from web.sockets import UpgradeNeeded
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ STATUS: tuple[tuple[type[BaseException], int], ...] = (
     (KeyNeeded, 401),
     (NotAllowed, 403),
     (TooLarge, 413),
+    (UpgradeNeeded, 426),
     (RateLimited, 429),
     (Unavailable, 503),
     (trio.TooSlowError, 503),
@@ -97,6 +99,8 @@ def _headers(error: Exception, asked: Request) -> dict[str, str]:
             headers["Retry-After"] = str(max(1, error.retry_after))
         case trio.TooSlowError() | trio.ClosedResourceError() | trio.BrokenResourceError():
             headers["Retry-After"] = "1"
+        case UpgradeNeeded() if asked.http_version != "2":  # where connections cannot change what they speak
+            headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
         case KeyNeeded():
             headers["WWW-Authenticate"] = 'Bearer realm="candled"'
         case MethodNotAllowed():

@@ -1,0 +1,21 @@
+"""What a plain request hears at the address of a WebSocket; sockets themselves have their own door, the listener."""
+
+from quart import Blueprint, Response
+
+from storage.errors import CandledError
+from web.context import request
+
+sockets = Blueprint("sockets", __name__)
+
+
+class UpgradeNeeded(CandledError):
+    """A plain request where only a WebSocket is served."""
+
+
+@sockets.get("/ws")
+async def ws() -> Response:
+    """Nothing but how to come again."""
+    raise UpgradeNeeded(
+        f'{request().path} is a WebSocket: connect with `new WebSocket("ws://HOST:PORT/ws")`, or any client that sends'
+        " 'Connection: Upgrade', 'Upgrade: websocket' and 'Sec-WebSocket-Version: 13'"
+    )
