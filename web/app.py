@@ -38,8 +38,7 @@ LINGER = 2.0  # seconds that a body is read on after its request was refused
 UPLOADING = ("POST", "PUT", "PATCH")
 
 EXPOSED = "X-Cursor, X-Request-Id, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
-READING = "GET, HEAD, OPTIONS"
-WRITING = "GET, HEAD, OPTIONS, POST, PATCH, DELETE"
+READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match"
 
 
@@ -134,7 +133,7 @@ class App(QuartTrio):
         assert request_context is not None
         asked = cast(Request, request_context.request)
         if asked.method == "OPTIONS":
-            return reply(b"", 204, {"Allow": WRITING})
+            return reply(b"", 204, {"Allow": self._methods(asked)})
         await auth.identify(self.services, asked)
         await self.limiter.admit(asked)
         auth.allow(self.services.settings, asked)
@@ -148,6 +147,12 @@ class App(QuartTrio):
             return await super().dispatch_request(request_context)
         with trio.fail_after(patience):
             return await super().dispatch_request(request_context)
+
+    def _methods(self, asked: Request) -> str:
+        """What the path of a request takes; where there is nothing, a page may read just that."""
+        adapter = self.create_url_adapter(asked)
+        assert adapter is not None
+        return ", ".join(sorted(adapter.allowed_methods() or READING))
 
     def _finish(self, asked: Request, response: Response, seconds: float) -> None:
         headers = response.headers
@@ -170,18 +175,17 @@ class App(QuartTrio):
         headers, allowed = response.headers, self.services.settings.cors_origins
         if "*" in allowed:
             headers["Access-Control-Allow-Origin"] = "*"
-            methods = READING
         else:
             headers.add("Vary", "Origin")
             origin = asked.headers.get("Origin")
             if origin is None or origin not in allowed:
                 return
             headers["Access-Control-Allow-Origin"] = origin
-            methods = WRITING
         if asked.method == "OPTIONS":
             wanted = asked.headers.get("Access-Control-Request-Headers", "")
-            headers["Access-Control-Allow-Methods"] = methods
-            # Cookies are not used, so there is no header that a page could do harm with.
+            headers["Access-Control-Allow-Methods"] = self._methods(asked)
+            # Cookies are not used, so there is no header that a page could do harm with, and no method: what a page
+            # may write is a matter of the key that it sends, and without one of its origin (`auth.identify`).
             headers["Access-Control-Allow-Headers"] = wanted if TOKENS.fullmatch(wanted) else HEADERS
             headers["Access-Control-Max-Age"] = "600"
         else:

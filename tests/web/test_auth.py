@@ -172,7 +172,7 @@ async def test_every_endpoint_with_a_rule_of_its_own_exists(web: Web) -> None:
 # --- pages of other origins
 
 
-async def test_every_origin_may_read_by_default_and_may_not_write(web: Web) -> None:
+async def test_every_origin_may_read_by_default(web: Web) -> None:
     asked = {"Origin": "https://chart.example", "Access-Control-Request-Method": "GET"}
     for path in (HISTORY, "/api/tradingview/symbols?symbol=NOPE", "/api/tradingview/nothing", "/api/markets"):
         answer = await web.get(path, headers={"Origin": "https://chart.example"})
@@ -184,8 +184,43 @@ async def test_every_origin_may_read_by_default_and_may_not_write(web: Web) -> N
         assert before.headers["Access-Control-Allow-Origin"] == "*"
         assert before.headers["Access-Control-Allow-Headers"] == "x-app, x-b"
         assert "GET" in before.headers["Access-Control-Allow-Methods"]
-        assert "POST" not in before.headers["Access-Control-Allow-Methods"]
     assert "X-Cursor" in (await web.get(HISTORY)).headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize("origins", [("*",), ("https://chart.example",)])
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/api/ingest/events", "OPTIONS, POST"),
+        ("/api/markets", "GET, HEAD, OPTIONS, POST"),
+        ("/api/markets/GOLD", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        ("/api/markets/BTC/USD", "DELETE, GET, HEAD, OPTIONS, PATCH"),
+        (HISTORY, "GET, HEAD, OPTIONS"),
+        ("/api/nothing/here", "GET, HEAD, OPTIONS"),
+    ],
+)
+async def test_a_path_is_asked_beforehand_what_it_takes(
+    tmp_path: Path, origins: tuple[str, ...], path: str, methods: str
+) -> None:
+    async with serving(tmp_path / "data", cors_origins=origins) as web:
+        asked = {"Origin": "https://chart.example", "Access-Control-Request-Method": "POST"}
+        answer = await web.ask("OPTIONS", path, headers=asked)
+        assert answer.status_code == 204
+        assert answer.headers["Access-Control-Allow-Methods"] == answer.headers["Allow"] == methods
+
+
+async def test_a_page_of_another_origin_may_ask_and_writes_with_a_key_only(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", demo=True) as web:
+        await web.market()
+        page = {**LOOPBACK, "Origin": "https://evil.example"}
+        asked = {**page, "Access-Control-Request-Method": "POST"}
+        before = await web.ask("OPTIONS", "/api/ingest/events", headers=asked)
+        assert "POST" in before.headers["Access-Control-Allow-Methods"]
+        refused = await web.post("/api/ingest/events", json=[EVENT], headers=page)
+        assert refused.status_code == 403
+        assert web.stack.engine.committed() == 0
+        key = await web.key("ingest")
+        assert (await web.post("/api/ingest/events", json=[EVENT], headers={**page, **key})).status_code == 200
 
 
 async def test_listed_origins_may_read_and_write_and_others_may_not(tmp_path: Path) -> None:
