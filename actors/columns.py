@@ -379,7 +379,7 @@ class Reading:
         out["chain_id"] = np.where(absent, home, said)
 
     def _trade_ids(self) -> dict[str, Column]:
-        column = self._whole(self._column("trade_id"))
+        column = self._column("trade_id")
         if column is None:
             return {}
         if pa.types.is_int64(column.type):

@@ -369,12 +369,13 @@ def folded(text: str) -> str:
 
 
 def _trade_id(word: dict[str, Any], value: Any) -> None:
-    number = _whole(value)
+    whole = type(value) is not float  # one that looks whole may have lost its last digits
+    number = _whole(value) if whole else None
     if number is not None and 0 <= number < 1 << 63:
         word["trade_no"] = number
         return
     text = _digits(value)
-    if not isinstance(text, str) or not 0 < len(text) <= TEXT:
+    if not whole or not isinstance(text, str) or not 0 < len(text) <= TEXT:
         raise _bad("trade_id", f"an integer, or a text of 1 to {TEXT} characters", value)
     word["trade_id"] = text
 

@@ -479,7 +479,6 @@ def test_volume_and_size_stand_in_for_each_other() -> None:
         ("12a", -1, "12a"),
         ("0xAB", -1, "0xAB"),
         ("x" * 200, -1, "x" * 200),
-        (12.0, 12, None),
         (10**25, -1, str(10**25)),
         (None, -1, None),
     ],
@@ -490,9 +489,17 @@ def test_a_trade_id_is_a_number_where_it_can_be(sent: Any, number: int, text: st
     assert events.texts("trade_id").to_pylist() == [text]
 
 
-@pytest.mark.parametrize("sent", ["", "x" * 201, 1.5, True, [1]])
+@pytest.mark.parametrize("sent", ["", "x" * 201, 1.5, 12.0, True, [1]])
 def test_a_trade_id_that_is_none_is_refused(sent: Any) -> None:
     assert error(trade_id=sent).startswith("trade_id: expected an integer, or a text of 1 to 200 characters, got ")
+
+
+def test_a_float_among_trade_ids_costs_its_own_event_alone() -> None:
+    event = {"market_symbol": "GOLD", "timestamp": MS}
+    decoded = posted(*[event | {"trade_id": n} for n in (1, 2.0, 3, 4, None, 6, 7)])
+    assert decoded.events.integers("trade_no").tolist() == [1, 3, 4, -1, 6, 7]
+    (refused,) = decoded.rejected
+    assert (refused.index, refused.error.rpartition(", got ")[2]) == (1, "2.0")
 
 
 @pytest.mark.parametrize("name", ["block_number", "log_index", "chain_id"])
@@ -844,9 +851,31 @@ def test_arrow_integers_keep_every_digit() -> None:
 
 def test_integer_columns_with_gaps_may_come_as_floats() -> None:
     ids = pa.array([1.0, None, 3.0, 4.0, 2.0**53, 6.0])
-    decoded = read(stream(pa.table({**ROWS, "trade_id": ids, "block_number": ids})), ARROW)
-    assert decoded.events.integers("trade_no").tolist() == [1, -1, 3, 4, 6]
+    decoded = read(stream(pa.table({**ROWS, "block_number": ids})), ARROW)
+    assert decoded.events.integers("block_number").tolist() == [1, -1, 3, 4, 6]
     assert [r.index for r in decoded.rejected] == [4]
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.float64(), pa.float32(), pa.float16(), pa.bool_(), pa.decimal128(38, 2), pa.timestamp("ms")], ids=str
+)
+def test_trade_ids_in_a_column_that_is_neither_integers_nor_texts_are_refused(kind: Any) -> None:
+    ids = pa.array([1, None, 3, 4, 5, 6], None if pa.types.is_timestamp(kind) else pa.int32()).cast(kind)
+    for column in (ids, ids.dictionary_encode()):
+        with pytest.raises(BadRequest) as refused:
+            read(stream(pa.table({**ROWS, "trade_id": column})), ARROW)
+        assert str(refused.value) == f"trade_id: expected a column of integers or texts, got {column.type}"
+    assert read(stream(pa.table({**ROWS, "trade_id": pa.array([None] * 6, kind)})), ARROW).events.n == 6
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.int8(), pa.uint64(), pa.string(), pa.large_string(), pa.decimal128(38, 0)], ids=str
+)
+def test_trade_ids_may_be_integers_of_any_width_and_texts(kind: Any) -> None:
+    ids = pa.array([1, None, 3, 4, 5, 6], None if pa.types.is_timestamp(kind) else pa.int32()).cast(kind)
+    for column in (ids, ids.dictionary_encode()):
+        events = read(stream(pa.table({**ROWS, "trade_id": column})), ARROW).events
+        assert events.integers("trade_no").tolist() == [1, -1, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(
