@@ -6,6 +6,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import structlog
 import trio
@@ -111,6 +112,8 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
         auth=config.auth,
         # Without a key, only somebody on this very machine may write.
         demo=demo,
+        command=_command(),
+        data=config.data.absolute(),
         cors_origins=config.cors_origins,
         max_body=config.max_body_bytes,
         rates=Rates(
@@ -123,6 +126,12 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
         ),
         trusted_proxies=config.trusted_proxies,
     )
+
+
+def _command() -> str:
+    """How a shell calls this program from anywhere."""
+    beside = Path(sys.executable).with_name("candled")
+    return str(beside) if beside.exists() else "candled"
 
 
 def services(stack: Stack, settings: WebSettings) -> Services:

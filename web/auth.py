@@ -59,6 +59,11 @@ def demand(wanted: Scope, settings: WebSettings) -> None:
     _demand(wanted, request(), settings)
 
 
+def at_home(asked: Request) -> bool:
+    """Whether a request was made on this very machine, by its user and by no other site's page."""
+    return not _stranger(asked, asked.headers["Remote-Addr"])
+
+
 def presented(asked: Request) -> str:
     """The key that came with the request; empty where none did."""
     scheme, _, key = asked.headers.get("Authorization", "").partition(" ")

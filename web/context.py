@@ -51,6 +51,8 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     started: float  # Unix seconds
     auth: Literal["open", "token"] = "open"  # who may read charts
     demo: bool = False  # sample data; whoever is on this machine may write
+    command: str = "candled"  # how a shell on this machine calls the program
+    data: Path | None = None  # the data directory
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()

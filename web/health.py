@@ -7,7 +7,8 @@ from typing import Literal
 from msgspec import Struct
 from quart import Blueprint, Response
 
-from web.context import NO_STORE, Services, reply, services
+from web.auth import at_home
+from web.context import NO_STORE, Services, WebSettings, reply, request, services
 
 health = Blueprint("health", __name__)
 
@@ -32,6 +33,13 @@ class Streams(Struct, frozen=True):
     subscriptions: int
 
 
+class Local(Struct, frozen=True):
+    """What a shell on this machine needs to run candled's commands on this data."""
+
+    command: str
+    data: str
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """How the daemon is."""
 
@@ -47,6 +55,7 @@ class Health(Struct, frozen=True, kw_only=True):
     journal: JournalHealth
     last_flush: str | None
     streams: Streams
+    local: Local | None  # only for those who ask on this machine
 
 
 class State(Struct, frozen=True, omit_defaults=True):
@@ -117,4 +126,9 @@ async def examined(services: Services) -> Health:
         ),
         last_flush=datetime.fromtimestamp(writer.last, UTC).isoformat(timespec="milliseconds") if writer.last else None,
         streams=Streams(services.hub.statistics().subscriptions),
+        local=_local(services.settings) if at_home(request()) else None,
     )
+
+
+def _local(settings: WebSettings) -> Local | None:
+    return None if settings.data is None else Local(settings.command, str(settings.data))

@@ -77,6 +77,18 @@ class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
     id: Id | UnsetType = UNSET
 
 
+class Authenticate(Struct, frozen=True):
+    """Show a key: the first message of those who cannot send headers with a handshake, as browsers."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Authenticated(Struct, frozen=True, tag_field="type", tag="authenticated"):
+    """The answer to an `action` of `authenticate` whose key may read here."""
+
+    id: Id | UnsetType = UNSET
+
+
 class Pong(Struct, frozen=True, tag_field="type", tag="pong"):
     """The answer to an `action` of `ping`."""
 
@@ -92,7 +104,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
     id: Id | UnsetType = UNSET
 
 
-Answer = Subscribed | Unsubscribed | Pong | Error
+Answer = Subscribed | Unsubscribed | Authenticated | Pong | Error
 
 
 def worded(answer: Answer) -> bytes:

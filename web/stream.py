@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from web.messages import (
     BARS,
     LONGEST_ID,
     Answer,
+    Authenticate,
+    Authenticated,
     Code,
     Error,
     Id,
@@ -31,6 +34,10 @@ from web.outbox import WsLimits
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # symbol and resolution, both canonical
+MayRead = Callable[[str], Awaitable[bool]]
+
+KEY_NEEDED = "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'"
+KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
 
 
 class Refused(Exception):
@@ -49,22 +56,41 @@ class BarStreams:
         streams: Streams,
         hub: Hub,
         limits: WsLimits,
-        may_read: Callable[[str], Awaitable[bool]] | None = None,
+        may_read: MayRead | None = None,
     ) -> None:
-        """`may_read` judges the key that came with the handshake; without it, everybody may."""
+        """`may_read` judges the key of the handshake or of the first message; without it, everybody may."""
         self.streams, self.hub, self.limits = streams, hub, limits
         self._may_read = may_read
 
     async def serve(self, socket: Socket) -> None:
         """Answer one connection until it ends."""
-        if self._may_read is not None and not await self._may_read(_key(socket)):
-            socket.close(1008, "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'")
+        if self._may_read is not None and not await _admitted(socket, self._may_read):
+            socket.close(1008, KEY_NEEDED)
             return
         session = Session(self, socket)
         try:
             await session.run()
         finally:
             session.close()
+
+
+async def _admitted(socket: Socket, may_read: MayRead) -> bool:
+    """Whether the key that came with the handshake may read, or else the one of the first message."""
+    if key := _key(socket):
+        return await may_read(key)
+    message: str | bytes | None = None
+    with trio.move_on_after(KEY_SECONDS):
+        message = await socket.receive()
+    answer: Answer = Error("unauthorized", KEY_NEEDED)
+    if message is not None:
+        with suppress(Refused, msgspec.ValidationError):
+            said = _said(message)
+            answer = Error("unauthorized", KEY_NEEDED, id=(id := _id(said)))
+            if said.get("action") == "authenticate" and await may_read(msgspec.convert(said, Authenticate).key):
+                answer = Authenticated(id)
+    socket.outbox.put(worded(answer))
+    socket.outbox.flush()
+    return isinstance(answer, Authenticated)
 
 
 def _key(socket: Socket) -> str:
@@ -143,6 +169,9 @@ class Session:
                 raise Refused("invalid_message", "expected a text `action`")
             if action == "ping":
                 self._answer(Pong(id))
+                return
+            if action == "authenticate":  # whoever got this far may read, with any key or none
+                self._answer(Authenticated(id))
                 return
             if action not in ("subscribe", "unsubscribe"):
                 raise Refused("unknown_action", f"no action {_cut(action)}: expected subscribe, unsubscribe or ping")

@@ -101,6 +101,7 @@ class Found(Struct, frozen=True, kw_only=True):
     exchange: str
     ticker: str
     type: str
+    pricescale: int
 
 
 class Bars(Struct, frozen=True, tag_field="s", tag="ok"):
@@ -190,6 +191,7 @@ async def search() -> Response:
             exchange=market.exchange,
             ticker=market.market_symbol,
             type=market.type,
+            pricescale=market.pricescale,
         )
         for market in found
     ]

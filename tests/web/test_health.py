@@ -6,7 +6,7 @@ import trio
 
 from storage import flush
 from storage.errors import Unavailable
-from tests.web.conftest import NOW, Web, decoded, serving
+from tests.web.conftest import NOW, STRANGER, Web, decoded, serving
 
 HEALTH = "/api/charts/health"
 
@@ -37,6 +37,21 @@ async def test_health_says_how_far_everything_is(web: Web) -> None:
     assert (found["journal"]["lag"], found["journal"]["lag_events"]) == (0, 0)
     assert found["last_flush"] == "2026-01-05T09:00:00.000+00:00"
     assert found["streams"] == {"subscriptions": 0}
+
+
+async def test_only_a_shell_on_this_machine_is_told_where_the_data_is(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", data=tmp_path / "data", command="/opt/bin/candled") as web:
+        assert (await report(web))["local"] == {"command": "/opt/bin/candled", "data": str(tmp_path / "data")}
+        elsewhere = [
+            await web.get(HEALTH, client=STRANGER),
+            await web.get(HEALTH, headers={"Host": "charts.example.org"}),
+            await web.get(HEALTH, headers={"Origin": "https://example.org"}),
+            await web.get(HEALTH, headers={"Sec-Fetch-Site": "cross-site"}),
+            await web.get(HEALTH, headers={"X-Forwarded-For": "203.0.113.7"}),
+        ]
+        for answer in elsewhere:
+            assert answer.status_code == 200
+            assert (await answer.get_json())["local"] is None
 
 
 async def test_health_says_that_the_data_is_made_up(tmp_path: Path) -> None:

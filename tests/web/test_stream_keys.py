@@ -7,7 +7,6 @@ import trio
 from tests.daemons import BIN, environment, running
 
 PING = b'{"action":"ping"}'
-MASKED_PING = b"\x81" + bytes([0x80 | len(PING)]) + bytes(4) + PING  # RFC 6455, 5.2, masked with zeros
 REFUSED = (1008).to_bytes(2, "big")
 
 
@@ -17,8 +16,14 @@ async def a_key(home: Path, scope: str) -> str:
     return made.stdout.decode().strip()
 
 
-async def answer(port: int, *headers: str) -> bytes:
-    """What comes after the handshake, up to the goodbye or the answer to a ping."""
+def masked(message: bytes) -> bytes:
+    """A text frame of a client (RFC 6455, 5.2), masked with zeros."""
+    assert len(message) < 126
+    return b"\x81" + bytes([0x80 | len(message)]) + bytes(4) + message
+
+
+async def answer(port: int, *headers: str, first: bytes = b"") -> bytes:
+    """What comes after the handshake, up to the goodbye or the answer to a ping, which may follow a first message."""
     head = [
         "GET /ws HTTP/1.1",
         "Host: localhost",
@@ -33,7 +38,7 @@ async def answer(port: int, *headers: str) -> bytes:
         heard = b""
         while b"\r\n\r\n" not in heard:
             heard += await stream.receive_some()
-        await stream.send_all(MASKED_PING)
+        await stream.send_all((masked(first) if first else b"") + masked(PING))
         while not (REFUSED in heard or b"pong" in heard):
             more = await stream.receive_some()
             assert more, heard
@@ -52,3 +57,32 @@ async def test_where_reading_needs_a_key_so_does_the_socket(tmp_path: Path) -> N
                 assert b"scope 'read'" in said
                 assert b"pong" not in said
             assert b'{"type":"pong"}' in await answer(daemon.port, f"Authorization: Bearer {read}")
+
+
+async def test_the_first_message_may_bring_the_key_that_a_browser_cannot_put_into_the_handshake(tmp_path: Path) -> None:
+    async with running("serve", "--auth", "token", home=tmp_path) as daemon:
+        ingest, read = await a_key(tmp_path, "ingest"), await a_key(tmp_path, "read")
+        with trio.fail_after(20):
+            for first in (
+                b'{"action":"authenticate","key":"nobody","id":7}',
+                b'{"action":"authenticate","key":"%b","id":7}' % ingest.encode(),
+                b'{"action":"authenticate","id":7}',
+                b'{"action":"subscribe","channel":"bars","symbol":"GOLD","id":7}',
+            ):
+                said = await answer(daemon.port, first=first)
+                assert b'"code":"unauthorized"' in said
+                assert b'"id":7' in said
+                assert said.index(b"unauthorized") < said.index(REFUSED)
+                assert b"pong" not in said
+            assert b"unauthorized" in await answer(daemon.port, first=b"nonsense")
+            said = await answer(daemon.port, first=b'{"action":"authenticate","key":"%b","id":7}' % read.encode())
+            assert b'{"type":"authenticated","id":7}' in said
+            assert b'{"type":"pong"}' in said
+
+
+async def test_a_key_is_welcome_where_none_is_needed(tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        with trio.fail_after(20):
+            said = await answer(daemon.port, first=b'{"action":"authenticate","key":"nobody"}')
+            assert b'{"type":"authenticated"}' in said
+            assert b'{"type":"pong"}' in said

@@ -264,6 +264,7 @@ async def test_what_search_finds_symbols_resolves(web: Web) -> None:
         "exchange": "VAMM",
         "ticker": "GOLDEN",
         "type": "crypto",
+        "pricescale": 1_000_000,
     }
     for one in found:
         for name in (one["full_name"], one["ticker"], one["symbol"].lower()):
