@@ -19,6 +19,7 @@ from actors.writer import Writer
 from storage.calendar import Calendar, Resolution
 from storage.commits import Commit
 from storage.events import Array
+from storage.histogram import Histogram, Times
 from storage.records import Market
 from storage.store import History
 
@@ -54,7 +55,7 @@ class EngineStatistics(Struct, frozen=True):
     retired: int
     seq: int  # the newest batch that was folded
     committed: int
-    round_seconds: float
+    round_times: Times
 
 
 class Engine:
@@ -87,7 +88,7 @@ class Engine:
         self._closing = False
         self._nursery: trio.Nursery | None = None
         self._rounds = self._events = self._slices = self._opened = self._retired = 0
-        self._round_seconds = 0.0
+        self._round_times = Histogram()
         self._credit, self._credited = SAVED, monotonic()
 
     # --- from outside, on the loop
@@ -160,7 +161,7 @@ class Engine:
             self._retired,
             self._seq,
             self._committed,
-            self._round_seconds,
+            self._round_times.times(),
         )
 
     def nbytes(self) -> int:
@@ -211,7 +212,7 @@ class Engine:
         settled.set()
         # The actors take their slices in while this task waits; what is committed meanwhile goes into the next round.
         await trio.lowlevel.checkpoint()
-        self._round_seconds += round_.cost
+        self._round_times.observe(round_.cost)
         pause = self._pause(round_.cost)
         if pause > 0 and not self._closing:
             with trio.move_on_after(pause):

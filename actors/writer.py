@@ -12,6 +12,7 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors.rounds import Round
 from storage.errors import Unavailable
 from storage.flush import Flush
+from storage.histogram import Histogram, Times
 from storage.schema import RUNGS
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class WriterStatistics(Struct, frozen=True):
     applied: int
     flushes: int
     events: int
-    seconds: float
+    times: Times
     longest: float
     waiting_rounds: int
     waiting_events: int
@@ -66,7 +67,8 @@ class Writer:
         self._done = trio.Event()
         self._draining = self._closing = False
         self._flushes = self._flushed_events = 0
-        self._spent = self._longest = self._last = 0.0
+        self._longest = self._last = 0.0
+        self._times = Histogram()
         self._failing = ""
         # Rows in arrival order, by kind and rung; how many a former life left is not known until they are looked at.
         self._recent = dict.fromkeys(itertools.product(kinds, RUNGS), recent_rows + 1)
@@ -115,7 +117,7 @@ class Writer:
             self.applied,
             self._flushes,
             self._flushed_events,
-            self._spent,
+            self._times.times(),
             self._longest,
             len(self._rounds),
             self._waiting,
@@ -179,7 +181,7 @@ class Writer:
         self.applied = ready[-1].last
         took = trio.current_time() - began
         self._flushes += 1
-        self._spent += took
+        self._times.observe(took)
         self._longest = max(self._longest, took)
         self._last = self._now()
         self._tell()

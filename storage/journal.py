@@ -37,6 +37,7 @@ import msgspec
 from msgspec import Struct
 
 from storage.errors import BrokenStore, TooLarge, Unavailable
+from storage.histogram import Histogram, Times
 
 MAX_PAYLOAD = 1 << 30
 VERSION = 1
@@ -100,7 +101,7 @@ class JournalStatistics(Struct, frozen=True):
     appended_records: int
     appended_bytes: int
     fsyncs: int
-    fsync_seconds: float
+    fsync_times: Times
     fsync_seconds_max: float
     refused: int  # appends that found no room
     broken: str  # why nothing can be appended any more; empty while all is well
@@ -165,8 +166,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._mutex = threading.Lock()  # a close must not pull the file from under an append
         self._broken = ""
-        self._fsyncs = 0
-        self._fsync_seconds = 0.0
+        self._fsync_times = Histogram()
         self._fsync_seconds_max = 0.0
         self._appended_records = 0
         self._appended_bytes = 0
@@ -270,6 +270,7 @@ class Journal:
         """Counts and times, cheap enough to ask at any moment."""
         sealed, tail = self._state
         first = (sealed[0] if sealed else tail).first_seq
+        times = self._fsync_times.times()
         return JournalStatistics(
             records=tail.last_seq - first + 1,
             bytes=self._sealed_bytes + tail.end,
@@ -278,8 +279,8 @@ class Journal:
             last_seq=tail.last_seq,
             appended_records=self._appended_records,
             appended_bytes=self._appended_bytes,
-            fsyncs=self._fsyncs,
-            fsync_seconds=self._fsync_seconds,
+            fsyncs=times.count,
+            fsync_times=times,
             fsync_seconds_max=self._fsync_seconds_max,
             refused=self._refused,
             broken=self._broken,
@@ -382,8 +383,7 @@ class Journal:
         started = time.perf_counter()
         sync(file)
         seconds = time.perf_counter() - started
-        self._fsyncs += 1
-        self._fsync_seconds += seconds
+        self._fsync_times.observe(seconds)
         self._fsync_seconds_max = max(self._fsync_seconds_max, seconds)
 
     def _sync_folder(self) -> None:

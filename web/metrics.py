@@ -1,7 +1,7 @@
 """Every actor's `statistics()`, and what the web layer itself counts, as Prometheus text."""
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import (
@@ -14,13 +14,17 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from quart import Blueprint, Response, current_app
 
+from storage.histogram import Histogram, Times
 from web.context import NO_STORE, Services, reply, services
 from web.limits import Limiter
 
 metrics = Blueprint("metrics", __name__)
 
 # Upper ends, in seconds.
-BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BUCKETS = (
+    *(0.00025, 0.0005, 0.00075, 0.001, 0.00125, 0.0015, 0.002, 0.0025),  # most answers from memory take so long
+    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
 EXTENSION = "candled.metrics"
 
 
@@ -29,18 +33,15 @@ class Requests:
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, int], int] = {}
-        self._times: dict[str, list[int]] = {}  # requests per bucket, the last one without an end
-        self._seconds: dict[str, float] = {}
+        self._times: dict[str, Histogram] = {}
 
     def observe(self, route: str, status: int, seconds: float) -> None:
         """Count one request."""
         self._answers[route, status] = self._answers.get((route, status), 0) + 1
         times = self._times.get(route)
         if times is None:
-            times = self._times[route] = [0] * (len(BUCKETS) + 1)
-            self._seconds[route] = 0.0
-        times[bisect_left(BUCKETS, seconds)] += 1
-        self._seconds[route] += seconds
+            times = self._times[route] = Histogram(BUCKETS)
+        times.observe(seconds)
 
     def collect(self) -> Iterator[Metric]:
         """The counts as Prometheus sees them."""
@@ -54,11 +55,8 @@ class Requests:
             "candled_http_request_seconds", "From a request's head to its answer.", labels=["route"]
         )
         for route, times in self._times.items():
-            total, buckets = 0, []
-            for end, count in zip([*map(str, BUCKETS), "+Inf"], times, strict=True):
-                total += count
-                buckets.append((end, total))
-            seconds.add_metric([route], buckets, self._seconds[route])
+            told = times.times()
+            seconds.add_metric([route], cumulative(told), told.seconds)
         yield seconds
 
 
@@ -97,7 +95,11 @@ class Everything(Collector):
         }
         yield by("ingest_outcomes", "What became of events.", "outcome", outcomes)
         yield by("ingest_rejected", "Events refused, by the field at fault.", "field", intake.rejected_by)
-        yield spent("commit_seconds", "Group commits.", intake.commits, intake.commit_seconds)
+        yield histogram(
+            "commit_seconds",
+            "Group commits: what was waited for, from the first event to the fsync.",
+            intake.commit_times,
+        )
         yield gauge("ingest_waiting", "Requests that wait for their commit.", intake.waiting)
 
     def _engine(self) -> Iterator[Metric]:
@@ -105,7 +107,7 @@ class Everything(Collector):
         yield gauge("markets_active", "Markets with a task.", engine.active)
         yield counter("markets_opened", "Markets that were given a task.", engine.opened)
         yield counter("markets_retired", "Markets whose task ended for want of interest.", engine.retired)
-        yield spent("fold_seconds", "Rounds of folding.", engine.rounds, engine.round_seconds)
+        yield histogram("fold_seconds", "Rounds of folding, as the loop's own time.", engine.round_times)
         yield counter("folded_events", "Events folded.", engine.events)
         yield counter("slices", "Slices handed to markets.", engine.slices)
         yield gauge("committed_seq", "The newest committed batch.", engine.committed)
@@ -118,11 +120,11 @@ class Everything(Collector):
         yield gauge("journal_segments", "Files of the journal.", journal.segments)
         yield gauge("journal_records", "Batches in the journal.", journal.records)
         yield counter("journal_appended_bytes", "Bytes made durable.", journal.appended_bytes)
-        yield spent("journal_fsync_seconds", "Times the disk was waited for.", journal.fsyncs, journal.fsync_seconds)
+        yield histogram("journal_fsync_seconds", "Times the disk was waited for.", journal.fsync_times)
         yield gauge("journal_fsync_longest_seconds", "The longest of these.", journal.fsync_seconds_max)
         yield counter("journal_refused", "Batches that found no room.", journal.refused)
         yield gauge("applied_seq", "The newest batch in the history store.", writer.applied)
-        yield spent("flush_seconds", "Flushes to the history store.", writer.flushes, writer.seconds)
+        yield histogram("flush_seconds", "Flushes to the history store.", writer.times)
         yield gauge("flush_longest_seconds", "The longest of these.", writer.longest)
         yield counter("flushed_events", "Events flushed.", writer.events)
         yield gauge("flush_waiting_events", "Events that are not yet in the history store.", writer.waiting_events)
@@ -172,6 +174,15 @@ def gauge(name: str, about: str, value: float) -> Metric:
 
 def spent(name: str, about: str, count: int, seconds: float) -> Metric:
     return SummaryMetricFamily(f"candled_{name}", about, count_value=count, sum_value=seconds)
+
+
+def histogram(name: str, about: str, times: Times) -> Metric:
+    return HistogramMetricFamily(f"candled_{name}", about, buckets=cumulative(times), sum_value=times.seconds)
+
+
+def cumulative(times: Times) -> list[tuple[str, float]]:
+    """How many took at most so long, for each end and for all."""
+    return list(zip([*map(str, times.ends), "+Inf"], accumulate(times.counts), strict=True))
 
 
 def by(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:

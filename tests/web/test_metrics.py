@@ -1,5 +1,8 @@
+from itertools import pairwise
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from storage.histogram import ENDS
 from tests.web.conftest import NOW, Web
 from web.metrics import BUCKETS, Requests
 
@@ -53,6 +56,29 @@ async def test_what_comes_in_is_counted_by_what_became_of_it(web: Web) -> None:
     assert found["candled_ring_bytes"][()] == web.stack.engine.nbytes()
     assert (found["candled_markets_registered"][()], found["candled_markets_listed"][()]) == (1, 1)
     assert found["process_resident_memory_bytes"][()] > 1_000_000
+
+
+async def test_folds_commits_syncs_and_flushes_are_told_by_how_long_they_took(web: Web) -> None:
+    before = await scraped(web)
+    await web.trades((NOW - 60, 1.0))
+    await web.trades((NOW - 30, 2.0))
+    await web.stack.writer.flushed(2)
+    after = await scraped(web)
+    for name, least in (("fold", 1), ("commit", 2), ("journal_fsync", 2), ("flush", 1)):
+        buckets = after[f"candled_{name}_seconds_bucket"]
+        counts = [buckets[(end,)] for end in (*map(str, ENDS), "+Inf")]
+        assert len(counts) == len(buckets)
+        assert counts == sorted(counts)
+        assert counts[0] < counts[-1], f"{name}: nothing of the kind is done in {ENDS[0]} s"
+        assert counts[-1] == after[f"candled_{name}_seconds_count"][()]
+        assert counts[-1] >= before[f"candled_{name}_seconds_count"][()] + least
+        assert 0 < after[f"candled_{name}_seconds_sum"][()] < 60
+
+
+def test_what_most_answers_take_is_told_apart() -> None:
+    fine = [end for end in BUCKETS if 0.0005 <= end <= 0.0025]
+    assert len(fine) >= 6
+    assert all(after / before <= 1.5 for before, after in pairwise(fine))
 
 
 async def test_requests_are_counted_by_route_and_not_by_what_was_asked(web: Web) -> None:
