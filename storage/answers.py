@@ -12,6 +12,7 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE TABLE answers (key TEXT PRIMARY KEY, at INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID",
         "CREATE INDEX answers_by_age ON answers (at)",
     ),
+    ("ALTER TABLE answers ADD COLUMN asked BLOB NOT NULL DEFAULT x''",),
 )
 
 
@@ -24,14 +25,14 @@ def put(state: State, answers: Sequence[Answer], now: float) -> None:
     """Keep these answers; drop those that are older than KEPT. The first answer to a key stands."""
     with state.writing() as db:
         db.executemany(
-            "INSERT OR IGNORE INTO answers (key, at, body) VALUES (?, ?, ?)",
-            [(answer.key, answer.at, answer.body) for answer in answers],
+            "INSERT OR IGNORE INTO answers (key, at, body, asked) VALUES (?, ?, ?, ?)",
+            [(answer.key, answer.at, answer.body, answer.asked) for answer in answers],
         )
         db.execute("DELETE FROM answers WHERE at < ?", (int(now) - KEPT,))
 
 
-def find(state: State, key: str) -> bytes | None:
+def find(state: State, key: str) -> Answer | None:
     """What the request with this key was told; None where it is not known."""
     with state.reading() as db:
-        row = db.execute("SELECT body FROM answers WHERE key = ?", (key,)).fetchone()
-    return None if row is None else bytes(row[0])
+        row = db.execute("SELECT key, at, body, asked FROM answers WHERE key = ?", (key,)).fetchone()
+    return None if row is None else Answer(*row)

@@ -20,6 +20,7 @@ class Answer(Struct, frozen=True, array_like=True):
     key: str
     at: int
     body: bytes
+    asked: bytes = b""  # SHA-256 of that request, unpacked; empty in journals from before it was kept
 
 
 class Dead(Struct, frozen=True, array_like=True):

@@ -29,6 +29,10 @@ class Conflict(CandledError):
     """The change contradicts what is already there."""
 
 
+class KeyReused(CandledError):
+    """An idempotency key that another request came with before."""
+
+
 class NotAllowed(CandledError):
     """The key is missing, unknown or lacks the scope."""
 

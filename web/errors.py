@@ -7,7 +7,16 @@ from quart import Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge, RequestTimeout
 
 from actors.decode import UnsupportedMediaType
-from storage.errors import BadRequest, CandledError, Conflict, NotAllowed, TooLarge, Unavailable, UnknownMarket
+from storage.errors import (
+    BadRequest,
+    CandledError,
+    Conflict,
+    KeyReused,
+    NotAllowed,
+    TooLarge,
+    Unavailable,
+    UnknownMarket,
+)
 from web.auth import KeyNeeded
 from web.context import Request, reply, request, services
 from web.limits import RateLimited
@@ -24,6 +33,7 @@ STATUS: tuple[tuple[type[BaseException], int], ...] = (
     (BadRequest, 400),
     (UnknownMarket, 404),
     (Conflict, 409),
+    (KeyReused, 422),
     (KeyNeeded, 401),
     (NotAllowed, 403),
     (TooLarge, 413),

@@ -3,6 +3,7 @@
 import gzip
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,15 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+import zstandard
 from trio.testing import wait_all_tasks_blocked
 
 from actors.bodies import UnsupportedMediaType
 from actors.intake import IngestAnswer
 from daemon.stack import Stack
-from storage import journal, ledger, rejects
-from storage.errors import BadRequest, TooLarge, Unavailable
+from storage import answers, journal, ledger, rejects
+from storage.commits import Answer
+from storage.errors import BadRequest, Conflict, KeyReused, TooLarge, Unavailable
 from storage.flush import Flush
 from storage.identities import Identities
 from tests.histories import read
@@ -225,7 +228,44 @@ async def test_a_repeat_of_a_key_is_given_the_first_answer(tmp_path: Path, kept:
     async with running(data) as stack:
         assert await say(stack, trade(0), trade(1, -1), key="k") == first
         assert await volume(stack) == 1
+        with pytest.raises(KeyReused, match="'k' came with another body"):
+            await say(stack, trade(1), key="k")
+        assert await volume(stack) == 1
         assert (await say(stack, trade(0), key="another")).accepted == 1
+
+
+async def test_a_repeat_may_be_packed_another_way(tmp_path: Path) -> None:
+    body, other = msgspec.json.encode([trade(0)]), msgspec.json.encode([trade(1)])
+    async with running(tmp_path) as stack:
+        first = await stack.intake.submit(body, JSON, key="k")
+        for level in (1, 9):
+            assert await stack.intake.submit(gzip.compress(body, level), JSON, encoding="gzip", key="k") == first
+        assert await stack.intake.submit(zstandard.compress(body), JSON, encoding="zstd", key="k") == first
+        with pytest.raises(KeyReused):
+            await stack.intake.submit(gzip.compress(other), JSON, encoding="gzip", key="k")
+        assert await volume(stack) == 1
+
+
+async def test_an_answer_from_before_requests_were_told_apart_is_given_to_any(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        told = msgspec.json.encode(await say(stack, trade(0)))
+    with answers.opened(tmp_path / "answers.db") as state:
+        answers.put(state, [Answer(" k", int(time.time()), told)], time.time())
+    async with running(tmp_path) as stack:
+        assert await stack.intake.submit(b"[]", JSON, key="k") == told
+
+
+async def test_a_key_is_refused_to_another_body_while_the_first_is_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as stack, trio.open_nursery() as nursery:
+        with held_disk(monkeypatch) as syncing:
+            nursery.start_soon(lambda: say(stack, trade(0), key="k"))
+            await syncing()
+            with pytest.raises(Conflict, match="another body is under way with 'k'"):
+                await say(stack, trade(1), key="k")
+    async with running(tmp_path) as stack:
+        assert await volume(stack) == 1
 
 
 async def test_keys_belong_to_who_sent_them(tmp_path: Path) -> None:

@@ -154,6 +154,14 @@ async def test_a_repeat_with_the_same_idempotency_key_is_given_the_first_answer(
     assert "Idempotency-Key" in (await refused.get_json())["error"]
 
 
+async def test_a_key_that_came_with_another_body_is_refused(feeder: Web) -> None:
+    await told(feeder, [trade(0)], Idempotency_Key="k")
+    answer = await post(feeder, [trade(1)], Idempotency_Key="k")
+    assert answer.status_code == 422
+    assert "Idempotency-Key: 'k' came with another body" in (await answer.get_json())["error"]
+    assert await closes(feeder) == [10]
+
+
 async def test_an_unknown_market_is_registered_on_an_admins_word(feeder: Web) -> None:
     body = [trade(0, market_symbol="TEA")]
     assert (await told(feeder, body))["rejected_count"] == 1
