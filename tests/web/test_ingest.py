@@ -171,10 +171,10 @@ async def test_an_unknown_market_is_registered_on_an_admins_word(feeder: Web) ->
     made = await feeder.post(f"{EVENTS}?create=spot", json=body, headers=admin)
     assert (await made.get_json())["accepted"] == 1
     assert (await feeder.json("/api/markets/tea"))["kind"] == "spot"
-    for create in ("card", "x", ""):
+    for create in ("card", "index", "SPOT", "x", ""):
         answer = await feeder.post(f"{EVENTS}?create={create}", json=body, headers=admin)
         assert answer.status_code == 400
-        assert "create" in (await answer.get_json())["error"]
+        assert (await answer.get_json())["error"] == f"create: expected perp or spot, got {create!r}"
 
 
 async def test_only_posts_are_taken(feeder: Web) -> None:
