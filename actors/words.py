@@ -297,6 +297,8 @@ def _number(name: str, value: Any) -> tuple[float, int | None]:
         number, text = float(value), value
     elif type(value) is int:
         raise _bad(name, f"at most {decimals.DIGITS} digits before the point", value)
+    elif isinstance(value, str) and len(value) > DIGITS:
+        raise _bad(name, f"{expected}, as a text of at most {DIGITS} characters", value)
     else:
         raise _bad(name, expected, value)
     if name in NOT_NEGATIVE and not number >= 0:

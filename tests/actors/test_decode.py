@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -12,6 +13,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors import words
 from actors.bodies import ARROW, JSON, MANY, NDJSON
 from actors.decode import Decoded, UnsupportedMediaType, decode, decompress
 from actors.words import LEAST_MS
@@ -19,6 +21,7 @@ from storage import decimals
 from storage.errors import BadRequest, TooLarge
 from storage.events import EVENT_CODE, INTEGERS, PRICE_CODE, TEXTS, Events
 from storage.records import KIND_CODE
+from tests.test_layers import ROOT
 
 NOW = 1_760_000_000_000_000
 MS = NOW // 1000
@@ -393,7 +396,7 @@ def test_a_decimal_that_no_float_says_is_kept_exactly(sent: Any, amount: int | N
         ("٣", 'price: expected a number ≥ 0, got "٣"'),
         ([1], "price: expected a number ≥ 0, got [1]"),
         ({"a": 1}, 'price: expected a number ≥ 0, got {"a": 1}'),
-        ("1" * 81, f'price: expected a number ≥ 0, got "{"1" * 56}...'),
+        ("1" * 81, f'price: expected a number ≥ 0, as a text of at most 80 characters, got "{"1" * 56}...'),
         (1e-19, "price: expected at most 18 decimals and 20 digits before the point, got 1e-19"),
         (1e20, "price: expected at most 18 decimals and 20 digits before the point, got 1e+20"),
         (10**20, f"price: expected at most 20 digits before the point, got {10**20}"),
@@ -610,6 +613,18 @@ def test_events_may_have_any_mixture_of_fields(count: int) -> None:
 def test_more_events_than_one_request_may_hold_are_refused() -> None:
     with pytest.raises(TooLarge, match=f"at most {MANY} events, got {MANY + 1}"):
         read(b"1\n" * (MANY + 1), NDJSON)
+
+
+def test_the_page_on_posting_events_names_every_field_and_limit() -> None:
+    page = (ROOT / "docs" / "ingest.md").read_text("utf-8")
+    assert set(words.FIELDS) | set(words.ALIASES.values()) <= set(re.findall(r"`([A-Za-z_]+)`", page))
+    for limit in (
+        f"{decimals.DIGITS} digits before the point and {decimals.DECIMALS} after it",
+        f"at most {words.DIGITS} characters",
+        f"Other texts have at most {words.TEXT}",
+        f"at most {MANY:,} events",
+    ):
+        assert limit in " ".join(page.split()), limit
 
 
 # Bodies
