@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Protocol
 
 import msgspec
@@ -17,7 +18,7 @@ from actors.decode import Decoded, Named, Rejected, decode, decompress
 from actors.identities import Outcome, resolve
 from storage import hashing
 from storage.commits import Answer, Commit, Dead, encode, places
-from storage.errors import BadRequest, CandledError, Unavailable
+from storage.errors import BadRequest, CandledError, Conflict, KeyReused, Unavailable
 from storage.events import Array, Events, concat
 from storage.histogram import Histogram, Times
 from storage.names import Reference
@@ -117,6 +118,7 @@ class Backlog(Protocol):
 class _Held:
     """A key whose request is under way: repeats wait."""
 
+    asked: bytes
     done: trio.Event
     queued: bool = False  # the task answers, and lets go, whether or not anybody still waits for it
 
@@ -127,6 +129,7 @@ class _Request:
     index: Array
     rejected: list[Rejected]
     key: str | None
+    asked: bytes  # see Answer
     reply: trio.MemorySendChannel["bytes | CandledError"]
     counts: Array = field(default_factory=lambda: np.zeros(len(Outcome), np.int64))
 
@@ -144,7 +147,7 @@ class Intake:
         *,
         append: Callable[[int, Sequence[bytes | memoryview]], None],
         events_at: Callable[[Array], Awaitable[Events]],
-        answered: Callable[[str], bytes | None],
+        answered: Callable[[str], Answer | None],
         reject: Callable[[Sequence[Reject]], object],
         create: Kind | None = None,
         most: int = 2_000_000,
@@ -159,7 +162,7 @@ class Intake:
         self._recent: deque[Commit] = deque()  # what the store may not have yet
         self._unflushed = 0  # events in them
         self._keys: dict[str, _Held] = {}
-        self._answers: dict[str, bytes] = {}  # given since the start, until the index has them
+        self._answers: dict[str, Answer] = {}  # given since the start, until the index has them
         self._requests = self._words = self._commits = 0
         self._outcomes = np.zeros(len(Outcome), np.int64)
         self._rejected: dict[str, int] = {}
@@ -182,23 +185,29 @@ class Intake:
         """Take a request with events; the JSON answer, once all that it accepts is durable.
 
         Raises BadRequest, UnsupportedMediaType or TooLarge where the body cannot be taken at all, and Unavailable
-        while there is no room; nothing is kept then. A repeat of a `key` by the same `owner` is given the first answer.
+        while there is no room; nothing is kept then. A repeat of a `key` by the same `owner` is given the first answer;
+        with another body it is refused: KeyReused, or Conflict while the first is being worked on.
         """
         if key is None:
-            return await self._submit(body, content_type, encoding, create, None, source)
+            return await self._submit(body, content_type, encoding, create, None, b"", source)
         if not 0 < len(key) <= KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
-        key = f"{owner} {key}"
+        body, asked = await self._told_apart(body, encoding)
+        name, key = key, f"{owner} {key}"
         while key in self._keys:
+            if self._keys[key].asked != asked:
+                raise Conflict(f"Idempotency-Key: a request with another body is under way with {name!r}")
             await self._keys[key].done.wait()
-        held = self._keys[key] = _Held(trio.Event())
+        held = self._keys[key] = _Held(asked, trio.Event())
         try:
             known = self._answers.get(key)
             if known is None:
                 known = await self._run(self._answered, key)
-            if known is not None:
-                return known
-            return await self._submit(body, content_type, encoding, create, key, source)
+            if known is None:
+                return await self._submit(body, content_type, "", create, key, asked, source)
+            if known.asked and known.asked != asked:
+                raise KeyReused(f"Idempotency-Key: {name!r} came with another body before; give each request its own")
+            return known.body
         finally:
             # A producer that hangs up once its events are queued comes back with them: until they are committed and
             # their answer is known, its repeat has to wait.
@@ -208,8 +217,27 @@ class Intake:
     def _let_go(self, key: str) -> None:
         self._keys.pop(key).done.set()
 
+    async def _told_apart(self, body: bytes, encoding: str) -> tuple[bytes, bytes]:
+        """A body without its encoding, and what tells it from others: packers do not agree on every byte."""
+
+        def work() -> tuple[bytes, bytes]:
+            unpacked = decompress(body, encoding, self._limit)
+            return unpacked, sha256(unpacked).digest()
+
+        if len(body) > INLINE or encoding:
+            found: tuple[bytes, bytes] = await self._run(work)
+            return found
+        return work()
+
     async def _submit(
-        self, body: bytes, content_type: str, encoding: str, create: Kind | None, key: str | None, source: str
+        self,
+        body: bytes,
+        content_type: str,
+        encoding: str,
+        create: Kind | None,
+        key: str | None,
+        asked: bytes,
+        source: str,
     ) -> bytes:
         self._requests += 1
         work = (body, content_type, encoding, False)
@@ -223,7 +251,7 @@ class Intake:
         reply, answer = trio.open_memory_channel["bytes | CandledError"](1)
         self._waiting += 1
         try:
-            await self._queue(_Request(found.events, found.index, found.rejected, key, reply))
+            await self._queue(_Request(found.events, found.index, found.rejected, key, asked, reply))
             told = await answer.receive()
         finally:
             self._waiting -= 1
@@ -336,7 +364,7 @@ class Intake:
         commit, outcome = await self._resolved(seq, words)
         answers = self._answers_to(group, outcome, seq if commit else seq - 1)
         kept = [
-            Answer(request.key, int(self._now()), body)
+            Answer(request.key, int(self._now()), body, request.asked)
             for request, body in zip(group, answers, strict=True)
             if request.key is not None
         ]
@@ -350,9 +378,9 @@ class Intake:
             await self._put_away(seq)
             self._engine.apply([commit])
             for answer in kept:
-                self._answers[answer.key] = answer.body
+                self._answers[answer.key] = answer
+            self._commit_times.observe(time.perf_counter() - began)
         self._outcomes += np.bincount(outcome, minlength=len(Outcome))
-        self._commit_times.observe(time.perf_counter() - began)
         for request, body in zip(group, answers, strict=True):
             request.reply.send_nowait(body)
 
