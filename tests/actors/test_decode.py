@@ -1063,7 +1063,6 @@ TYPED: dict[str, list[tuple[Any, list[Any]]]] = {
     "trade_id": [
         (pa.int64(), [0, 5, -5, None]),
         (pa.string(), ["5", "05", "a", "", str(2**63), str(2**63 - 1), None]),
-        (pa.float64(), [1.0, 1.5, None]),
     ],
     "log_index": [(pa.int64(), [0, -1, None]), (pa.float64(), [3.0, None]), (pa.string(), ["3", "x", None])],
     "transaction_hash": [(pa.string(), ["0xAB", "sol", "", "x" * 201, None])],
