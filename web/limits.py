@@ -28,6 +28,7 @@ GROUPS: dict[str, Group | None] = {
 }
 # Seconds that a request waits for its turn before it is refused: a chart keeps an error that would have passed.
 PATIENCE: dict[Group, float] = {"history": 1.0}
+WAITING = 10  # requests of one sender that wait at a time: more than a page of charts sends, too few to fill memory
 MOST = 20_000  # whoever is counted at a time
 ROUNDING = 1e-6
 
@@ -47,6 +48,7 @@ class LimiterStatistics(Struct, frozen=True):
     counted: int
     refused: Mapping[str, int]  # by group
     delayed: Mapping[str, int]
+    waiting: int  # now
 
 
 class _Count:
@@ -76,6 +78,7 @@ class Limiter:
         self._counts: dict[tuple[Group, str], _Count] = {}
         self._refused: dict[str, int] = dict.fromkeys(groups, 0)
         self._delayed: dict[str, int] = dict.fromkeys(groups, 0)
+        self._waiting: dict[str, int] = {}  # by sender
 
     async def admit(self, asked: Request) -> None:
         """Count a request; raise RateLimited where it is one too many."""
@@ -92,15 +95,26 @@ class Limiter:
         wait = self.taken(group, who)
         if not wait:
             return
-        until = self._now() + PATIENCE.get(group, 0.0)
-        if self._now() + wait <= until:
+        if wait <= PATIENCE.get(group, 0.0) and self._waiting.get(who, 0) < WAITING:
             self._delayed[group] += 1
-        while wait and self._now() + wait <= until:
-            await trio.sleep(wait)
-            wait = self.taken(group, who)
+            wait = await self._awaited(group, who, wait)
         if wait:
             self._refused[group] += 1
             raise RateLimited(self._limits[group], self._window, math.ceil(wait))
+
+    async def _awaited(self, group: Group, who: str, wait: float) -> float:
+        """Wait for the turn of a request that `taken` put off, as long as it may come in time; then as `taken`."""
+        until = self._now() + PATIENCE[group]
+        self._waiting[who] = self._waiting.get(who, 0) + 1
+        try:
+            while wait and self._now() + wait <= until:
+                await trio.sleep(wait)
+                wait = self.taken(group, who)
+        finally:
+            self._waiting[who] -= 1
+            if not self._waiting[who]:
+                del self._waiting[who]
+        return wait
 
     def taken(self, group: Group, who: str) -> float:
         """Count one request of `who` and answer 0; or, where it is one too many, the seconds until it is not."""
@@ -118,7 +132,9 @@ class Limiter:
 
     def statistics(self) -> LimiterStatistics:
         """Counters for metrics."""
-        return LimiterStatistics(len(self._counts), dict(self._refused), dict(self._delayed))
+        return LimiterStatistics(
+            len(self._counts), dict(self._refused), dict(self._delayed), sum(self._waiting.values())
+        )
 
     def _count(self, key: tuple[Group, str], now: float) -> _Count:
         count = self._counts.get(key)

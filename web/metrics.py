@@ -79,6 +79,7 @@ class Everything(Collector):
         limiter = self._limiter.statistics()
         yield by("rate_limited_requests", "Requests refused as too many.", "group", limiter.refused)
         yield by("rate_delayed_requests", "Requests that waited for their turn.", "group", limiter.delayed)
+        yield gauge("rate_waiting_requests", "Requests that wait for their turn now.", limiter.waiting)
         yield gauge("rate_limit_senders", "Addresses and keys that are counted.", limiter.counted)
 
     def _intake(self) -> Iterator[Metric]:

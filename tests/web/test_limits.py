@@ -6,7 +6,7 @@ from trio.testing import MockClock
 
 from tests.web.conftest import STRANGER, serving
 from web.context import Rates
-from web.limits import GROUPS, Limiter, RateLimited
+from web.limits import GROUPS, WAITING, Limiter, RateLimited
 
 HISTORY = "/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to=1"
 
@@ -108,6 +108,61 @@ async def test_what_would_have_to_wait_longer_is_refused(autojump_clock: MockClo
         assert refused.value.limit == 3
         assert 60 <= refused.value.retry_after <= 120
     assert limiter.statistics().refused == {"history": 1, "ohlcv": 0, "search": 1, "other": 0}
+
+
+async def test_only_so_many_of_one_sender_wait_at_a_time(autojump_clock: MockClock) -> None:  # noqa: ARG001 # it is in force
+    limiter = Limiter(Rates(history=1, window_ms=400))
+    told: list[tuple[str, bool, float]] = []
+
+    async def ask(who: str) -> None:
+        try:
+            await limiter.turn("history", who)
+        except RateLimited:
+            told.append((who, False, trio.current_time() - began))
+        else:
+            told.append((who, True, trio.current_time() - began))
+
+    for who in ("a", "b"):
+        await limiter.turn("history", who)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(WAITING + 90):
+            nursery.start_soon(ask, "a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert limiter.statistics().waiting == WAITING
+        assert told == [("a", False, 0.0)] * 90
+        nursery.start_soon(ask, "b")  # others wait in a room of their own
+        await trio.testing.wait_all_tasks_blocked()
+        assert limiter.statistics().waiting == WAITING + 1
+    assert {who for who, taken, _ in told if taken} == {"a", "b"}
+    assert all(waited <= 1 for _, _, waited in told)
+    assert limiter.statistics().waiting == 0
+    assert not limiter._waiting
+
+
+async def test_whoever_hangs_up_while_waiting_makes_room(autojump_clock: MockClock) -> None:  # noqa: ARG001 # it is in force
+    limiter = Limiter(Rates(history=1, window_ms=400))
+    await limiter.turn("history", "a")
+    async with trio.open_nursery() as nursery:
+        for _ in range(WAITING):
+            nursery.start_soon(limiter.turn, "history", "a")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert limiter.statistics().waiting == 0
+    await limiter.turn("history", "a")
+    assert limiter.statistics().delayed["history"] == WAITING + 1
+
+
+async def test_a_history_waits_for_its_turn_and_a_search_does_not(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates(history=1, search=1, window_ms=300)) as web:
+        await web.market()
+        search = "/api/tradingview/search?query="
+        assert [(await web.get(search)).status_code for _ in range(2)] == [200, 429]
+        began = trio.current_time()
+        for _ in range(3):
+            assert (await web.get(HISTORY)).status_code == 200
+        assert trio.current_time() - began > 0.3
+        assert web.app.limiter.statistics().delayed == {"history": 2, "ohlcv": 0, "search": 0, "other": 0}
 
 
 async def test_a_refusal_says_when_to_come_back_in_the_words_of_its_wire(tmp_path: Path) -> None:
