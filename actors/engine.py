@@ -230,7 +230,7 @@ class Engine:
 
     def _hand_out(self, round_: Round) -> None:
         touched: dict[int, list[int]] = {}
-        for event in round_.dead:
+        for _, event in round_.dead:
             touched.setdefault(event.market, []).append(event.ts // SECOND)
         pieces: list[tuple[int, Slice]] = []
         for table in round_.tables.values():

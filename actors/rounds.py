@@ -31,7 +31,7 @@ class Round:
     events: Sequence[Events]
     count: int  # of the events
     tables: dict[str, Partials]  # one-second partials by kind, in (market, t) order
-    dead: Sequence[Dead]
+    dead: Sequence[tuple[int, Dead]]  # each with the seq that took it back
     forgotten: Sequence[tuple[int, Array]] = ()
     answers: Sequence[Answer] = ()
     waiting: int = 0  # actors that have yet to take in their slice
@@ -52,7 +52,7 @@ def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
         chunks,
         sum(events.n for events in chunks),
         {kind: fold.merged(together(some)) for kind, some in parts.items()},
-        [event for commit in commits for event in commit.dead],
+        [(commit.seq, event) for commit in commits for event in commit.dead],
         [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)],
         [answer for commit in commits for answer in commit.answers],
     )
@@ -81,7 +81,7 @@ def rung_start(rung: int, markets: Array, t: Array, days: Days) -> Array:
 
 def flushed(rounds: Sequence[Round], kinds: Array, sources: Array, days: Days, spans: Spans) -> Flush:
     """What rounds come to in the store: partials of every rung, each bucket once."""
-    dead = [(event, round_.last) for round_ in rounds for event in round_.dead]
+    dead = [one for round_ in rounds for one in round_.dead]
     refolds = _refolds(dead, kinds, sources, days, spans)
     tables: list[tuple[int, Partials]] = []
     for kind in KINDS:
@@ -98,12 +98,12 @@ def flushed(rounds: Sequence[Round], kinds: Array, sources: Array, days: Days, s
     events = [some for round_ in rounds for some in round_.events]
     answers = [answer for round_ in rounds for answer in round_.answers]
     forgotten = [one for round_ in rounds for one in round_.forgotten]
-    return Flush(rounds[-1].last, events, [event for event, _ in dead], tables, refolds, forgotten, answers)
+    return Flush(rounds[-1].last, events, dead, tables, refolds, forgotten, answers)
 
 
-def _refolds(dead: Sequence[tuple[Dead, int]], kinds: Array, sources: Array, days: Days, spans: Spans) -> list[Refold]:
+def _refolds(dead: Sequence[tuple[int, Dead]], kinds: Array, sources: Array, days: Days, spans: Spans) -> list[Refold]:
     found: dict[tuple[str, int], dict[tuple[int, int], int]] = {}
-    for event, seq in dead:
+    for seq, event in dead:
         kind = KINDS[int(kinds[event.market])]
         second = np.array([event.ts // vamm.SECOND])
         slot = np.array([event.market], np.int32)

@@ -29,6 +29,16 @@ class Touched:
     seq: Array  # the newest batch that touched it
 
 
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """Times at which bars existed that do not exist since: at every seq with born ≤ seq < died."""
+
+    market: Array
+    t: Array
+    born: Array
+    died: Array
+
+
 def adopt(db: Connection, epoch: str) -> int:
     """The applied seq of this database if it belongs to the journal of this epoch; a new one begins at 0.
 
@@ -93,6 +103,37 @@ def changed(db: Connection, kind: str, rung: int, market: int, since: int, limit
     return [t for (t,) in rows]
 
 
+def ended(db: Connection, rung: int, market: int, since: int, limit: int) -> list[int]:
+    """The buckets of one market with a bar that existed at this seq and ended after it, at most `limit` of them."""
+    rows = db.execute(
+        "SELECT DISTINCT t FROM ended WHERE rung = ? AND market = ? AND born <= ? AND died > ? ORDER BY t DESC LIMIT ?",
+        [rung, market, since, since, limit],
+    ).fetchall()
+    return [t for (t,) in rows]
+
+
+def end(db: Connection, rung: int, lives: Lives) -> None:
+    """Note that these bars of a stored resolution are no more."""
+    if len(lives.t):
+        columns = {"market": lives.market, "t": lives.t, "born": lives.born, "died": lives.died}
+        rows = pa.table(columns)  # noqa: F841 - DuckDB reads the table by its name here
+        db.execute(f"INSERT INTO ended SELECT {rung}, market, t, born, died FROM rows")
+
+
+def dying(db: Connection, places: Array, seqs: Array) -> pa.Table:
+    """Of the events at these places, which the batches `seqs` take back, those with a price: as `refolded` reads them.
+
+    They have to be in the ledger still.
+    """
+    gone = pa.table({"pos": pa.array(places), "died": pa.array(seqs)})  # noqa: F841 - by its name
+    low, high = (int(places.min()), int(places.max())) if len(places) else (0, -1)
+    return db.sql(
+        "SELECT market, ts, price_type, pos >> 24 AS born, died FROM ledger JOIN gone USING (pos) "
+        "WHERE pos BETWEEN ? AND ? AND price > 0",
+        params=[low, high],
+    ).to_arrow_table()
+
+
 def _both(kind: str, rung: int, columns: str, where: str) -> str:
     tables = (schema.candle_table(kind, rung), schema.recent_table(kind, rung))
     return " UNION ALL ".join(f"SELECT {columns} FROM {table} WHERE {where}" for table in tables)
@@ -114,13 +155,16 @@ def lived(db: Connection) -> Array:
     return rows["market"].astype(np.int64)
 
 
-def refolded(db: Connection, kind: str, rung: int, touched: Touched) -> Partials:
-    """Whole rows for these buckets, folded from the ledger as it is in this transaction; empty ones are gone bars.
+def refolded(db: Connection, kind: str, rung: int, touched: Touched, taken: pa.Table) -> tuple[Partials, Lives]:
+    """Whole rows for these buckets, folded from the ledger as it is in this transaction, and the bars that ended.
 
-    `rev` is at least the seq that touched the bucket; `born` stays what it was while the bar had one.
+    Empty rows are gone bars. `taken` says which priced events of these buckets died since the last flush (`dying`).
+    `rev` is at least the seq that touched the bucket; `born` is where the time began in which the bar has been there
+    without a break.
     """
-    buckets = pa.table(  # noqa: F841 - DuckDB reads the table by its name here
+    buckets = pa.table(
         {
+            "number": pa.array(np.arange(len(touched.t))),
             "slot": pa.array(touched.market),
             "label": pa.array(touched.t),
             "low": pa.array(touched.low),
@@ -128,32 +172,91 @@ def refolded(db: Connection, kind: str, rung: int, touched: Touched) -> Partials
             "sources": pa.array(touched.sources),
         }
     )
-    # An equality finds the bucket of an event at once; of days, which only their span can tell, there are few.
-    length = rung * MICROS
-    within = "l.ts >= b.low AND l.ts < b.high" if rung == ONE_DAY else f"l.ts // {length} * {rung} = b.label"
     relation = (
-        "(SELECT l.*, b.label, price > 0 AND ((b.sources >> price_type) & 1) = 1 AS priced FROM ledger l "
-        f"JOIN buckets b ON l.market = b.slot AND {within} "
+        f"(SELECT l.*, b.label, price > 0 AND {PRICED} AS priced FROM ledger l "
+        f"JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
         f"WHERE l.ts >= {int(touched.low.min())} AND l.ts < {int(touched.high.max())})"
     )
     folded = from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
     row_of = {pair: row for row, pair in enumerate(_pairs(folded["market"], folded["t"]))}
     rows = np.array([row_of.get(pair, -1) for pair in _pairs(touched.market, touched.t)])
-    there, gone = rows >= 0, rows < 0
-    empty = Partials(kind, int(gone.sum()), {"market": touched.market[gone], "t": touched.t[gone]})
-    table = concat([folded.take(rows[there]), empty])
+    numbers = np.concatenate([np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)])
+    empty = touched.market[rows < 0], touched.t[rows < 0]
+    gone = Partials(kind, len(empty[0]), {"market": empty[0], "t": empty[1]})
+    table = concat([folded.take(rows[rows >= 0]), gone])
+    births = np.full(len(rows), NEVER)
+    births[numbers] = table["born"]
+    born, lives = _lived(db, kind, rung, touched, births, _intervals(db, rung, buckets, taken))
     columns = {**table.columns, "whole": np.ones(table.n, np.bool_)}
-    columns["rev"] = np.maximum(table["rev"], np.concatenate([touched.seq[there], touched.seq[gone]]))
-    columns["born"] = np.where(table["born"] < NEVER, _old_births(db, kind, rung, table), NEVER)
-    return Partials(kind, table.n, columns)
+    columns["rev"] = np.maximum(table["rev"], touched.seq[numbers])
+    columns["born"] = born[numbers]
+    return Partials(kind, table.n, columns), lives
+
+
+PRICED = "((b.sources >> l.price_type) & 1) = 1"
+
+
+def _within(rung: int) -> str:
+    """Whether an event lies in a bucket: by an equality, but for days, which only their span can tell, and are few."""
+    length = rung * MICROS
+    return "l.ts >= b.low AND l.ts < b.high" if rung == ONE_DAY else f"l.ts // {length} * {rung} = b.label"
 
 
 def _pairs(market: Array, t: Array) -> Iterable[tuple[int, int]]:
     return zip(market.tolist(), t.tolist(), strict=True)
 
 
-def _old_births(db: Connection, kind: str, rung: int, table: Partials) -> Array:
-    wanted = pa.table({"slot": pa.array(table["market"]), "label": pa.array(table["t"])})  # noqa: F841 - by name
+def _intervals(
+    db: Connection,
+    rung: int,
+    buckets: pa.Table,  # noqa: ARG001 - DuckDB reads the tables by their names here
+    taken: pa.Table,  # noqa: ARG001
+) -> tuple[Array, Array, Array]:
+    """(number of the bucket, born, died) of the events that were taken back and had set a price."""
+    rows = db.sql(
+        f"SELECT b.number, l.born, l.died FROM taken l JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
+        f"WHERE {PRICED}"
+    ).fetchnumpy()
+    return rows["number"], rows["born"], rows["died"]
+
+
+def _lived(
+    db: Connection, kind: str, rung: int, touched: Touched, births: Array, taken: tuple[Array, Array, Array]
+) -> tuple[Array, Lives]:
+    """Since when each bucket has had a bar without a break (NEVER: it has none), and the earlier times it had one.
+
+    `births` are the first seqs of the events that stand; `taken` the spans of those that do not.
+    """
+    before = _old_births(db, kind, rung, touched)
+    stored, standing = np.flatnonzero(before < NEVER), np.flatnonzero(births < NEVER)
+    until = np.full(len(stored), applied(db) + 1)
+    forever = np.full(len(standing), FOREVER)
+    number = np.concatenate([stored, taken[0], standing])
+    born = np.concatenate([before[stored], taken[1], births[standing]])
+    number, born, died = joined(number, born, np.concatenate([until, taken[2], forever]))
+    now, then = died == FOREVER, died < FOREVER
+    since = np.full(len(births), NEVER)
+    since[number[now]] = born[now]
+    return since, Lives(touched.market[number[then]], touched.t[number[then]], born[then], died[then])
+
+
+FOREVER = (1 << 40) - 1  # later than any seq
+
+
+def joined(group: Array, start: Array, end: Array) -> tuple[Array, Array, Array]:
+    """The spans start ≤ x < end of each group, those that meet or overlap as one, in order; group < 2**22."""
+    if not len(group):
+        return group, start, end
+    order = np.lexsort((start, group))
+    group, start, end = group[order].astype(np.int64), start[order], end[order]
+    reach = np.maximum.accumulate(group << 40 | end)  # a later group reaches further than any earlier one
+    first = np.flatnonzero(np.append(True, (group[1:] << 40 | start[1:]) > reach[:-1]))
+    last = np.append(first[1:], len(group)) - 1
+    return group[first], start[first], reach[last] & FOREVER
+
+
+def _old_births(db: Connection, kind: str, rung: int, touched: Touched) -> Array:
+    wanted = pa.table({"slot": pa.array(touched.market), "label": pa.array(touched.t)})  # noqa: F841 - by name
     columns = "market, t, born, rev, whole"
     relation = _both(kind, rung, columns, "(market, t) IN (SELECT slot, label FROM wanted)")
     rows = db.execute(
@@ -162,8 +265,7 @@ def _old_births(db: Connection, kind: str, rung: int, table: Partials) -> Array:
         "WHERE rev > newest OR (whole AND rev = newest) GROUP BY market, t"
     ).fetchall()
     known = {(market, t): born for market, t, born in rows}
-    before = np.array([known.get(pair, NEVER) for pair in _pairs(table["market"], table["t"])], np.int64)
-    return np.minimum(before, table["born"])
+    return np.array([known.get(pair, NEVER) for pair in _pairs(touched.market, touched.t)], np.int64)
 
 
 def backlog(db: Connection, kind: str, rung: int) -> int:

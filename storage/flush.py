@@ -27,7 +27,7 @@ class Flush:
 
     seq: int
     events: Sequence[Events]
-    dead: Sequence[Dead]
+    dead: Sequence[tuple[int, Dead]]  # each with the seq that took it back
     tables: Sequence[tuple[int, Partials]]  # (rung, deltas): none for a bucket that is refolded
     refolds: Sequence[Refold]
     forgotten: Sequence[tuple[int, Array]] = ()  # (seq, identities that no event has any more since)
@@ -37,11 +37,17 @@ class Flush:
 def apply(db: Connection, flush: Flush) -> None:
     """Put all of it into the store; runs inside one transaction."""
     ledger.put(db, flush.events)
+    tables = list(flush.tables)
     if flush.dead:
-        ledger.drop(db, np.array([event.pos for event in flush.dead], np.int64))
-    # Refold before the deltas go in: what a bucket was until now says when its bar was born.
-    wholes = [(r.rung, candles.refolded(db, r.kind, r.rung, r.touched)) for r in flush.refolds]
-    for rung, table in [*flush.tables, *wholes]:
+        places = np.array([event.pos for _, event in flush.dead], np.int64)
+        taken = candles.dying(db, places, np.array([seq for seq, _ in flush.dead], np.int64))
+        ledger.drop(db, places)
+        # Refold before the deltas go in: what a bucket was until now says when its bar was born.
+        for refold in flush.refolds:
+            whole, lives = candles.refolded(db, refold.kind, refold.rung, refold.touched, taken)
+            tables.append((refold.rung, whole))
+            candles.end(db, refold.rung, lives)
+    for rung, table in tables:
         candles.put(db, rung, table)
     for seq, identities in flush.forgotten:
         ledger.forget(db, seq, identities)

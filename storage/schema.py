@@ -65,7 +65,11 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         for rung in RUNGS:
             first.append(f"CREATE TABLE {candle_table(kind, rung)} ({columns})")
             first.append(f"CREATE TABLE {recent_table(kind, rung)} ({columns})")
-    return (tuple(first),)
+    second = (
+        "CREATE TABLE ended (rung INTEGER NOT NULL, market INTEGER NOT NULL, t BIGINT NOT NULL, "
+        "born BIGINT NOT NULL, died BIGINT NOT NULL)"
+    )
+    return tuple(first), (second,)
 
 
 _PLACE = (

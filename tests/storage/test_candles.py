@@ -180,6 +180,14 @@ def touched(*buckets: tuple[int, int, int], rung: int = 60) -> Touched:
     return Touched(market.astype(np.int32), t, t * 10**6, (t + rung) * 10**6, sources, seq)
 
 
+def refolded(db: Connection, *buckets: tuple[int, int, int]) -> Partials:
+    """Folded again, after nothing that anybody was told of."""
+    none = np.zeros(0, np.int64)
+    candles.adopt(db, "k1")
+    candles.apply(db, 8)
+    return candles.refolded(db, "perp", 60, touched(*buckets), candles.dying(db, none, none))[0]
+
+
 def by_oracle(events: Sequence[Event], place: Place, rev: int) -> Candle:
     found = oracle.fold("perp", events, lambda event: event.ts // 60_000_000 * 60, algebra.SOURCES)
     return {**found.get(place, nothing("perp", 0)), "rev": rev, "whole": True}
@@ -188,7 +196,7 @@ def by_oracle(events: Sequence[Event], place: Place, rev: int) -> Candle:
 def test_touched_buckets_are_folded_again_from_the_ledger_and_empty_ones_are_gone(db: Connection) -> None:
     events = [trade(1, 0, 5), trade(2, 59, 7), trade(3, 60, 6), trade(4, 1, 9, market=3), trade(5, 119, 1, market=3)]
     ledger.put(db, [algebra.columns(events)])
-    found = candles.refolded(db, "perp", 60, touched((1, 0, 9), (3, 60, 2), (1, 600, 8), (3, 0, 7)))
+    found = refolded(db, (1, 0, 9), (3, 60, 2), (1, 600, 8), (3, 0, 7))
     assert dict(algebra.rows(found)) == {
         (1, 0): by_oracle(events, (1, 0), 9),
         (3, 60): by_oracle(events, (3, 60), 5),  # the newest event is newer than what touched the bucket
@@ -201,7 +209,7 @@ def test_touched_buckets_are_folded_again_from_the_ledger_and_empty_ones_are_gon
 def test_only_events_within_a_bucket_and_of_its_market_are_folded_into_it(db: Connection) -> None:
     events = [trade(1, 59, 1), trade(2, 60, 2), trade(3, 119, 3), trade(4, 120, 4), trade(5, 90, 5, market=3)]
     ledger.put(db, [algebra.columns(events)])
-    found = candles.refolded(db, "perp", 60, touched((1, 60, 9)))
+    found = refolded(db, (1, 60, 9))
     assert dict(algebra.rows(found)) == {(1, 60): by_oracle(events, (1, 60), 9)}
 
 
@@ -210,7 +218,7 @@ def test_a_bar_that_stands_keeps_its_birth_and_one_that_was_gone_is_born_anew(db
     candles.put(db, 60, algebra.partials("perp", [((1, 0), by_oracle([trade(2, 0, 1)], (1, 0), 2) | {"whole": False})]))
 
     def born() -> list[int]:
-        again: list[int] = candles.refolded(db, "perp", 60, touched((1, 0, 9)))["born"].tolist()
+        again: list[int] = refolded(db, (1, 0, 9))["born"].tolist()
         return again
 
     assert born() == [2]

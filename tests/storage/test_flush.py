@@ -171,15 +171,53 @@ def shown(tables: Mapping[int, Partials]) -> dict[Place, Candle]:
     return found
 
 
-def check(history: History, found: Mapping[Place, Candle], rung: int, lasts: Mapping[int, int]) -> None:
-    """`lasts`: by seq, the last seq of the round that it was part of."""
+def there(history: History, rung: int, seq: int) -> set[Place]:
+    """The bars that existed when this batch was the newest."""
+    died = {event.pos: at for at, event in history.deaths}
+    return {
+        (event.market, label(rung, event))
+        for born, event in history.ever
+        if sets_price(event) and born <= seq < died.get(event.pos, END)
+    }
+
+
+def lives(history: History, rung: int) -> dict[Place, list[tuple[int, int]]]:
+    """Of each bar the times (born, died) in which it existed without a break."""
+    found: dict[Place, list[tuple[int, int]]] = {}
+    last = len(history.commits)
+    for seq in range(1, last + 1):
+        before = there(history, rung, seq - 1)
+        for place in there(history, rung, seq):
+            if place not in before:
+                found.setdefault(place, []).append((seq, END))
+            found[place][-1] = found[place][-1][0], (END if seq == last else seq + 1)
+    return found
+
+
+def check_lives(history: History, db: Connection, rung: int, found: Mapping[Place, Candle]) -> None:
+    """Every bar's birth is when it came for good, and the times at which it existed before are noted."""
+    expected = lives(history, rung)
+    for place, bar in found.items():
+        now = [born for born, died in expected.get(place, ()) if died == END]
+        assert bar["born"] == (now[0] if now else None), place
+    for seq in range(len(history.commits) + 1):
+        for slot in KIND_OF:
+            wanted = {
+                t
+                for (market, t), spans_ in expected.items()
+                if market == slot and any(born <= seq < died < END for born, died in spans_)
+            }
+            assert candles.ended(db, rung, slot, seq, 100) == sorted(wanted, reverse=True)
+
+
+def check(history: History, found: Mapping[Place, Candle], rung: int) -> None:
     expected = survivors(history.alive, rung)
     ever: dict[Place, list[tuple[int, Event]]] = {}
     for seq, event in history.ever:
         ever.setdefault((event.market, label(rung, event)), []).append((seq, event))
     touches: dict[Place, list[int]] = {}
     for seq, event in history.deaths:
-        touches.setdefault((event.market, label(rung, event)), []).append(lasts[seq])
+        touches.setdefault((event.market, label(rung, event)), []).append(seq)
     assert found.keys() == ever.keys()
     for place, bar in found.items():
         kind = KIND_OF[place[0]]
@@ -187,20 +225,10 @@ def check(history: History, found: Mapping[Place, Candle], rung: int, lasts: Map
         for name in (measure.name for measure in MEASURES[kind]):
             assert bar[name] == oracles[name], (place, name)
         assert bar["rev"] == max([seq for seq, _ in ever[place]] + touches.get(place, []))
-        if place not in touches or oracles["born"] is None:
-            assert bar["born"] == oracles["born"]
-        else:
-            # Not before the bar had its first price, and not after the first price that it still has.
-            first = min(seq for seq, event in ever[place] if sets_price(event))
-            assert first <= bar["born"] <= oracles["born"]
 
 
 def sets_price(event: Event) -> bool:
     return event.price is not None and event.price > 0 and event.price_type in algebra.SOURCES[event.market]
-
-
-def lasts_of(groups: Sequence[Sequence[Commit]]) -> dict[int, int]:
-    return {commit.seq: group[-1].seq for group in groups for commit in group}
 
 
 @given(batches, st.data())
@@ -247,7 +275,9 @@ def test_stored_bars_are_the_fold_of_the_surviving_events_at_every_rung_however_
             flush.apply(file, flush_of(rest))
         assert said_of(file) == history.alive.keys()
         for rung in RUNGS:
-            check(history, shown(stored(file, rung)), rung, lasts_of(groups))
+            bars = shown(stored(file, rung))
+            check(history, bars, rung)
+            check_lives(history, file, rung, bars)
 
 
 def said_of(db: Connection) -> set[int]:
@@ -283,7 +313,7 @@ def test_a_reopened_file_goes_on_where_it_was(
         assert candles.adopt(db, "k1") == history.commits[-1].seq
         assert said_of(db) == history.alive.keys()
         for rung in RUNGS:
-            check(history, shown(stored(db, rung)), rung, lasts_of(groups))
+            check(history, shown(stored(db, rung)), rung)
 
 
 def priced(ts: int, price: int, market: int = 1) -> Event:
@@ -326,7 +356,9 @@ def test_a_correction_moves_an_event_to_another_time_and_both_places_are_right(f
             for one in some:
                 flush.apply(file, flush_of([made_of(group) for group in one]))
             for rung in RUNGS:
-                check(history, shown(stored(file, rung)), rung, lasts_of(groups))
+                bars = shown(stored(file, rung))
+                check(history, bars, rung)
+                check_lives(history, file, rung, bars)
 
 
 def test_a_bar_keeps_its_birth_while_it_lasts_and_is_born_anew_after_it_was_gone(file: Connection) -> None:
@@ -338,6 +370,42 @@ def test_a_bar_keeps_its_birth_while_it_lasts_and_is_born_anew_after_it_was_gone
             (bar,) = shown(stored(file, 60)).values()
             births.append((bar["born"], bar["rev"]))
     assert births == [(1, 1), (1, 2), (1, 3), (None, 4), (5, 5)]
+
+
+@pytest.mark.parametrize("cut_", [[5], [1, 4], [2, 3], [3, 2], [1, 1, 1, 1, 1]])
+def test_a_bar_made_corrected_removed_and_made_again_has_the_same_lives_however_it_was_flushed(
+    file: Connection, cut_: list[int]
+) -> None:
+    history = story(
+        [(1, priced(NOON, 5))], [(1, priced(NOON, 6))], [(1, None)], [(0, priced(0, 1))], [(2, priced(NOON, 7))]
+    )
+    commits = iter(history.commits)
+    with transaction(file, "ROLLBACK"):
+        for count in cut_:
+            flush.apply(file, flush_of([made_of([next(commits)]) for _ in range(count)]))
+        bars = shown(stored(file, 60))
+        assert bars[1, NOON // 10**6]["born"] == 5
+        assert [candles.ended(file, 60, 1, seq, 9) for seq in range(5)] == [
+            [],
+            [NOON // 10**6],
+            [NOON // 10**6],
+            [],
+            [],
+        ]
+        check_lives(history, file, 60, bars)
+
+
+spans_of = st.tuples(st.integers(0, 2), st.integers(0, 20), st.integers(1, 6))
+
+
+@given(st.lists(spans_of, max_size=12))
+def test_joined_spans_cover_what_they_were_joined_of_and_do_not_meet(some: list[tuple[int, int, int]]) -> None:
+    group, start, length = (np.array([one[i] for one in some], np.int64) for i in range(3))
+    found = list(zip(*(column.tolist() for column in candles.joined(group, start, start + length)), strict=True))
+    covered = [(g, x) for g, a, b in found for x in range(a, b)]
+    assert len(covered) == len(set(covered))
+    assert set(covered) == {(g, x) for g, a, n in some for x in range(a, a + n)}
+    assert not {(g, b) for g, _, b in found} & set(covered)
 
 
 def test_identities_that_were_let_go_are_noted(file: Connection) -> None:
