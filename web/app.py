@@ -17,7 +17,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from web import auth, context, metrics, ui
+from web import auth, coding, context, metrics, ui
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
 from web.health import health
@@ -35,6 +35,7 @@ TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 PATIENCE = {"udf.history": 25.0, "ingest.events": None}
 USUAL_PATIENCE = 30.0
 LINGER = 2.0  # seconds that a body is read on after its request was refused
+PACKING = 2  # large answers that are compressed at a time
 UPLOADING = ("POST", "PUT", "PATCH")
 
 EXPOSED = "X-Cursor, X-Request-Id, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
@@ -90,6 +91,7 @@ class App(QuartTrio):
         self.services = services
         self.limiter = Limiter(services.settings.rates)
         self.requests = metrics.Requests()
+        self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
         self.extensions[metrics.EXTENSION] = self.requests, self.limiter
         self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)
@@ -125,6 +127,7 @@ class App(QuartTrio):
         began = perf_counter()
         asked.number = next(self._numbers)
         response = cast(Response, await super().full_dispatch_request(request_context))
+        await coding.encode(asked, response, self._threads)
         self._finish(asked, response, perf_counter() - began)
         return response
 
@@ -162,7 +165,8 @@ class App(QuartTrio):
             self._share(asked, response)
         route = asked.url_rule.rule if asked.url_rule is not None else "none"
         status = response.status_code
-        self.requests.observe(route, status, seconds)
+        size = 0 if asked.method == "HEAD" else response.content_length or 0
+        self.requests.observe(route, status, seconds, size)
         level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
         if log.isEnabledFor(level):
             took = f"{1000 * seconds:.1f} ms"
@@ -176,7 +180,7 @@ class App(QuartTrio):
         if "*" in allowed:
             headers["Access-Control-Allow-Origin"] = "*"
         else:
-            headers.add("Vary", "Origin")
+            response.vary.add("Origin")
             origin = asked.headers.get("Origin")
             if origin is None or origin not in allowed:
                 return

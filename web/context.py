@@ -143,6 +143,15 @@ def reply(answer: object, status: int = 200, headers: dict[str, str] | None = No
     return response
 
 
+TAG = re.compile(r'"[^"]*"')
+
+
+def unchanged(tag: str) -> bool:
+    """Whether whoever asks has the answer with this weak entity tag already."""
+    known = request().headers.get("If-None-Match", "")
+    return known.strip() == "*" or tag.removeprefix("W/") in TAG.findall(known)
+
+
 NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*")
 
 

@@ -34,14 +34,16 @@ class Requests:
     def __init__(self) -> None:
         self._answers: dict[tuple[str, int], int] = {}
         self._times: dict[str, Histogram] = {}
+        self._bytes: dict[str, int] = {}
 
-    def observe(self, route: str, status: int, seconds: float) -> None:
-        """Count one request."""
+    def observe(self, route: str, status: int, seconds: float, size: int) -> None:
+        """Count one request; `size` is what its answer's body had in bytes, as it was sent."""
         self._answers[route, status] = self._answers.get((route, status), 0) + 1
         times = self._times.get(route)
         if times is None:
             times = self._times[route] = Histogram(BUCKETS)
         times.observe(seconds)
+        self._bytes[route] = self._bytes.get(route, 0) + size
 
     def collect(self) -> Iterator[Metric]:
         """The counts as Prometheus sees them."""
@@ -58,6 +60,7 @@ class Requests:
             told = times.times()
             seconds.add_metric([route], cumulative(told), told.seconds)
         yield seconds
+        yield by("http_response_bytes", "Bytes of answers by route, without heads, as sent.", "route", self._bytes)
 
 
 class Everything(Collector):

@@ -12,7 +12,7 @@ from actors.market import Window
 from storage.calendar import parse
 from storage.errors import BadRequest
 from storage.records import EXCHANGES, TYPES, Kind, Market
-from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, request, services
+from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, services, unchanged
 
 udf = Blueprint("udf", __name__, url_prefix="/api/tradingview")
 
@@ -214,7 +214,7 @@ async def history() -> Response:
     if not window.open_bar:
         headers["Cache-Control"] = REVALIDATE
         headers["ETag"] = tag = entity_tag(engine().epoch, window)
-        if tag in request().headers.get("If-None-Match", ""):
+        if unchanged(tag):
             return reply(b"", 304, headers)
     if not window.time:
         return reply(NoData(window.previous), headers=headers)
@@ -243,6 +243,6 @@ def counted(text: str) -> int | None:
 
 def entity_tag(epoch: str, window: Window) -> str:
     """Differs whenever the answer does: a bar that changed has a newer rev, one that is gone leaves other ends or
-    fewer bars."""
+    fewer bars. Weak, as the answer may be compressed or not."""
     ends = f"{window.time[0]}-{window.time[-1]}" if window.time else f"{window.previous}"
-    return f'"{epoch}-{window.rev}-{len(window.time)}-{ends}"'
+    return f'W/"{epoch}-{window.rev}-{len(window.time)}-{ends}"'

@@ -102,9 +102,11 @@ async def test_requests_are_counted_by_route_and_not_by_what_was_asked(web: Web)
 def test_the_buckets_of_a_route_add_up() -> None:
     requests = Requests()
     for seconds in (0.0001, 0.0005, 0.0006, 0.3, 100):
-        requests.observe("/x", 200, seconds)
+        requests.observe("/x", 200, seconds, 7)
     (times,) = [family for family in requests.collect() if family.name == "candled_http_request_seconds"]
     buckets = {s.labels["le"]: s.value for s in times.samples if s.name.endswith("_bucket")}
     assert list(buckets) == [*map(str, BUCKETS), "+Inf"]
     assert (buckets["0.0005"], buckets["0.001"], buckets["0.25"], buckets["0.5"], buckets["+Inf"]) == (2, 3, 3, 4, 5)
     assert sum(s.value for s in times.samples if s.name.endswith("_sum")) == 100.3012
+    (sizes,) = [family for family in requests.collect() if family.name == "candled_http_response_bytes"]
+    assert [s.value for s in sizes.samples] == [35]
