@@ -282,7 +282,11 @@ OVERRULED = ("rate_limit_history", "rate_limit_ohlcv", "rate_limit_search", "rat
 
 def load(flags: Mapping[str, str | None], environment: Mapping[str, str], *, demo: bool = False) -> Settings:
     """The settings: a flag wins over the environment, the environment over the file, the file over the default."""
-    file = flags.get("config") or environment.get(FILE)
+    file = flags.get("config")
+    if file is None:
+        file = environment.get(FILE)
+    elif not file:
+        raise BadSetting("--config: expected the path of a TOML file, found ''")
     said = {
         **(_from_file(Path(file).expanduser()) if file else {}),
         **_from_environment(environment),
@@ -402,5 +406,7 @@ def _flag(name: str) -> str:
 
 
 def _nearest(name: str, known: Mapping[str, str] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {close[0]!r}?" if close else "; docs/settings.md lists them all"
+    # Without what all variables begin with: nothing is alike for that.
+    plain = {one.removeprefix(PREFIX).lower(): one for one in known}
+    close = difflib.get_close_matches(name.removeprefix(PREFIX).lower(), plain, 1, cutoff=0.75)
+    return f"; did you mean {plain[close[0]]!r}?" if close else "; docs/settings.md lists them all"

@@ -118,6 +118,17 @@ def test_a_bad_variable_is_refused_by_its_own_name() -> None:
         load({}, {"CANDLED_PROT": "1"})
 
 
+@pytest.mark.parametrize("name", ["CANDLED_ZZZ", "CANDLED_SECRET_KEY", "CANDLED_CANDLED", "CANDLED_"])
+def test_only_a_name_that_is_close_is_suggested(name: str) -> None:
+    with pytest.raises(BadSetting, match=f"no setting is called {name!r}; docs/settings.md lists them all"):
+        load({}, {name: "1"})
+
+
+def test_the_name_of_a_variable_in_the_file_is_known_for_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="no setting is called 'RATE_LIMIT_OTHER'; did you mean 'rate_limit_other'"):
+        loaded("RATE_LIMIT_OTHER = 1", tmp_path)
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(BadSetting, match=r"^no configuration file /nowhere/c\.toml; "):
         load({"config": "/nowhere/c.toml"}, {})
