@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -41,7 +42,7 @@ def run() -> NoReturn:
         status = stop.code if isinstance(stop.code, int) else FAILED
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, AttributeError):  # full, or closed by now, or from the beginning
             stream.flush()
     os._exit(status)
 
@@ -49,15 +50,15 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 it is done, 1 it failed, 2 it was asked for wrongly."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        arguments.of.error(f"unrecognized arguments: {' '.join(unknown)}")
     command: Callable[[argparse.Namespace], int] | None = getattr(arguments, "command", None)
     if command is None:
         arguments.of.print_help(sys.stderr)
         return WRONG
     try:
-        status = command(arguments)
-        sys.stdout.flush()
-        return status
+        return command(arguments)
     except BrokenPipeError:
         # Whoever read us has had enough; keep the interpreter from complaining about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +94,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         trio.run(lambda: serve(config, demo=arguments.demo))
     except (OSError, ExceptionGroup) as error:
         first = _first(error)
-        if isinstance(first, OSError) and first.errno in UNBINDABLE and not first.filename:
+        unbindable = isinstance(first, socket.gaierror) or getattr(first, "errno", None) in UNBINDABLE
+        if isinstance(first, OSError) and unbindable and not first.filename:
             raise Unavailable(
                 f"cannot listen on {config.host} port {config.port}: {first.strerror}; choose with --host and --port"
             ) from error
@@ -103,11 +105,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _token_create(arguments: argparse.Namespace) -> int:
     from daemon import commands
+    from storage.errors import Unavailable
 
     config = _settings(arguments).config
+    if sys.stdout is None:
+        raise Unavailable("standard output is closed, and a key that nobody sees is of no use")
     key = commands.create_token(config, arguments.scope, arguments.name)
     print(f"a key with scope {arguments.scope} for {config.data}; it is shown this once:", file=sys.stderr)
-    print(key)
+    _print(key)
     return DONE
 
 
@@ -138,9 +143,10 @@ def _token_revoke(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from msgspec import structs
 
-    from daemon import commands
+    from daemon import commands, tls
 
     settings = _settings(arguments)
+    tls.context(settings.config)
     rows = settings.shown()
     folder = commands.folder(settings.config)
     if arguments.json:
@@ -148,8 +154,7 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         effects = [f"no effect: {row.no_effect}" if row.no_effect else "" for row in rows]
         _print_table([[*row[:3], effect] for row, effect in zip(rows, effects, strict=True)])
-        print()
-        print(f"data directory {folder.path}: {_described(folder)}")
+        _print("", f"data directory {folder.path}: {_described(folder)}")
     for problem in folder.problems:
         print(f"candled: {problem}", file=sys.stderr)
     return FAILED if folder.problems else DONE
@@ -164,16 +169,20 @@ def _rejects(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return _print_json([structs.asdict(letter) for letter in found])
     for letter in found:
-        print(
-            f"{_instant(letter.at)}  {letter.source}  {letter.market_symbol or '-'}  {letter.error}\n    {letter.event}"
-        )
+        said = f"{_instant(letter.at)}  {letter.source}  {letter.market_symbol or '-'}  {letter.error}"
+        _print(_harmless(said), _harmless(f"    {letter.event}"))
     if not found:
         print("no event has been refused", file=sys.stderr)
     return DONE
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="candled", description="A candle daemon: priced events in, live charts out, from one process.")
+    parser = Parser(
+        prog="candled",
+        description="A candle daemon: priced events in, live charts out, from one process.",
+        epilog="example:\n  candled demo\n\n`candled COMMAND --help` has an example of each command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"candled {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     parser.set_defaults(of=parser)
@@ -196,7 +205,11 @@ def _parser() -> Parser:
     demo.add_argument("--auth", metavar="WHO", help="who may read charts: open (everybody) or token (holders of a key)")
 
     token = commands.add_parser(
-        "token", help="make, list and revoke API keys", description="Make, list and revoke keys."
+        "token",
+        help="make, list and revoke API keys",
+        description="Make, list and revoke keys.",
+        epilog="example:\n  candled token create --scope admin --name me",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     token.set_defaults(of=token)
     kinds = token.add_subparsers(title="commands", metavar="COMMAND")
@@ -212,7 +225,7 @@ def _parser() -> Parser:
     listing = _command(kinds, "list", _token_list, "list the keys, never their secrets", "candled token list --json")
     _json(listing)
     revoke = _command(kinds, "revoke", _token_revoke, "end a key", "candled token revoke 3")
-    revoke.add_argument("id", type=int, metavar="ID", help="its number in the list")
+    revoke.add_argument("id", type=_key_number, metavar="ID", help="its number in the list")
 
     check = _command(
         commands,
@@ -240,7 +253,7 @@ def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], int],
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(command=run, demo=False)
+    parser.set_defaults(command=run, demo=False, of=parser)
     parser.add_argument("--data", metavar="DIR", help="the data directory")
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings; see docs/settings.md")
     return parser
@@ -258,8 +271,16 @@ def _json(parser: Parser) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) > 1_000_000:
-        raise argparse.ArgumentTypeError(f"expected a whole number up to 1000000, got {text!r}")
+    return _whole(text, 1_000_000, "a whole number from 1 to 1000000")
+
+
+def _key_number(text: str) -> int:
+    return _whole(text, (1 << 63) - 1, "the number of a key in `candled token list`")
+
+
+def _whole(text: str, most: int, expected: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and 1 <= int(text) <= most):
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r:.100}")
     return int(text)
 
 
@@ -273,12 +294,12 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
 def _said(error: Exception) -> tuple[str, int] | None:
     """What to say of an error that is not a mistake of ours, and the exit status."""
     from daemon.config import BadSetting
-    from storage.errors import CandledError
+    from storage.errors import BadRequest, CandledError
 
     if isinstance(error, ExceptionGroup) and error.split((CandledError, OSError))[1]:
         return None
     error = _first(error)
-    if isinstance(error, BadSetting):
+    if isinstance(error, (BadSetting, BadRequest)):
         return str(error), WRONG
     if isinstance(error, CandledError):
         return str(error), FAILED
@@ -295,11 +316,14 @@ def _first(error: Exception) -> Exception:
 
 
 def _described(folder: Any) -> str:
+    if not folder.usable:
+        return "cannot be used"
     if not folder.exists:
         return "will be made at the first start"
     return (
         f"{'in use by a running daemon' if folder.in_use else 'not in use'}, {folder.bytes / (1 << 20):.1f} MiB, "
         f"{folder.free_bytes / (1 << 30):.1f} GiB free; {folder.markets} markets, {folder.keys} keys"
+        f"{'' if folder.admin_key else ', no admin key yet'}"
     )
 
 
@@ -309,14 +333,33 @@ def _instant(at: int | None) -> str:
     return "-" if at is None else datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
+def _print(*lines: str) -> None:
+    """Lines on standard output, and everything before them out of our hands."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def _harmless(line: str) -> str:
+    """A line that says what others sent, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def _print_json(value: object) -> int:
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    _print(json.dumps(value, indent=2, ensure_ascii=False))
     return DONE
 
 
 def _print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    _print(*("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows))

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,22 @@ from storage.state import State
 LITTLE_SPACE = 1 << 30  # bytes; below, `check` says so
 
 
+class NotThere(CandledError):
+    """What the command is about does not exist."""
+
+
 class Folder(Struct, frozen=True, kw_only=True):
     """What `check` finds in the data directory."""
 
     path: str
     exists: bool
+    usable: bool = True
     in_use: bool = False  # by a running daemon
     bytes: int = 0
     free_bytes: int = 0  # on its disk
     markets: int = 0
     keys: int = 0  # not revoked
+    admin_key: bool = False  # whether one of them is an admin's
     problems: list[str] = []
 
 
@@ -35,6 +42,11 @@ def create_token(config: Config, scope: str, name: str) -> str:
     make_folder(config)
     with State.open(config.state_file) as state:
         return keys.create(state, scope, name)
+
+
+def first_key(config: Config) -> str:
+    """What to type for a key that may do everything."""
+    return f"candled token create --scope admin --data {shlex.quote(str(config.data))}"
 
 
 def tokens(config: Config) -> list[ApiKey]:
@@ -46,6 +58,8 @@ def tokens(config: Config) -> list[ApiKey]:
 def revoke_token(config: Config, which: int) -> None:
     """End a key."""
     with _existing_state(config) as state:
+        if all(key.id != which for key in keys.listed(state)):
+            raise NotThere(f"no key {which}; `candled token list` shows those that there are")
         keys.revoke(state, which)
 
 
@@ -63,38 +77,46 @@ def folder(config: Config) -> Folder:
     path = config.data
     nearest = next(p for p in (path, *path.parents) if p.exists())
     problems = []
+    usable = False
     if not nearest.is_dir():
         problems.append(f"{nearest}: expected a directory, found a file; give another one with --data")
     elif not os.access(nearest, os.W_OK | os.X_OK):
         problems.append(f"{nearest}: not writable by this user; change its owner or give another one with --data")
+    else:
+        usable = True
     free = shutil.disk_usage(nearest).free
     if free < LITTLE_SPACE:
         problems.append(f"{nearest}: {free >> 20} MiB free on its disk; candled refuses events when that is used up")
     if not path.is_dir():
-        return Folder(path=str(path), exists=False, free_bytes=free, problems=problems)
+        return Folder(path=str(path), exists=False, usable=usable, free_bytes=free, problems=problems)
     registered = alive = 0
+    admin = False
     if config.state_file.exists():
         try:
             with State.open(config.state_file) as state:
                 problems += [f"{config.state_file}: {found}" for found in state.check()]
                 registered = markets.count(state).registered
                 alive = sum(key.revoked is None for key in keys.listed(state))
+                admin = keys.has_admin(state)
         except CandledError as error:
             problems.append(str(error))
     return Folder(
         path=str(path),
         exists=True,
+        usable=usable,
         in_use=_in_use(config.journal_folder / "lock"),
         bytes=sum(size for _, size in _files(path)),
         free_bytes=free,
         markets=registered,
         keys=alive,
+        admin_key=admin,
         problems=problems,
     )
 
 
 def make_folder(config: Config) -> None:
     """Make the data directory, for its owner alone, unless it exists."""
+    _see_no_file(config)
     try:
         config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -109,8 +131,16 @@ def _existing_state(config: Config) -> State:
 
 
 def _see_exists(config: Config) -> None:
+    _see_no_file(config)
     if not config.data.is_dir():
-        raise Unavailable(f"no data directory {config.data}; give the daemon's with --data")
+        raise NotThere(f"no data directory {config.data}; give the daemon's with --data")
+    if not config.state_file.exists():
+        raise NotThere(f"no candled has used {config.data} yet; give the daemon's data directory with --data")
+
+
+def _see_no_file(config: Config) -> None:
+    if config.data.exists() and not config.data.is_dir():
+        raise NotThere(f"data directory {config.data}: expected a directory, found a file; give another with --data")
 
 
 def _files(path: Path) -> Iterator[tuple[Path, int]]:

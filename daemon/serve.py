@@ -2,7 +2,6 @@
 
 import gc
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -11,11 +10,12 @@ from pathlib import Path
 import structlog
 import trio
 
-from daemon import __version__
+from daemon import __version__, tls
 from daemon import demo as samples
-from daemon.commands import make_folder
+from daemon.commands import first_key, make_folder
 from daemon.config import Config
 from daemon.stack import Recovered, Stack, StackSettings, opened
+from storage import keys
 from web.app import create_app
 from web.context import Rates, Services, WebSettings
 from web.listener import listen
@@ -36,6 +36,7 @@ async def terminated() -> None:
 async def serve(config: Config, *, demo: bool = False, until: Until = terminated) -> None:
     """Run candled until `until` returns, then drain."""
     began = time.perf_counter()
+    certificate = tls.context(config)
     make_folder(config)
     sys.setswitchinterval(0.001)  # a thread that decodes must not hold up the loop for long
     async with opened(stack_settings(config)) as stack:
@@ -61,7 +62,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                     port=config.port,
                     hub=stack.hub,
                     limits=limits,
-                    tls=_tls(config),
+                    tls=certificate,
                     origins=None if "*" in config.cors_origins else config.cors_origins,
                     until=until,
                     # What is left is for the last flush.
@@ -74,6 +75,8 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             if demo:
                 nursery.start_soon(samples.run, stack.registry, stack.intake)
             _announce(config, address, demo)
+            if not demo and not await stack.door.run(keys.has_admin, stack.state):
+                log.warning("there is no admin key yet", make_one=first_key(config))
     gc.unfreeze()
     log.info("stopped")
 
@@ -148,14 +151,6 @@ def services(stack: Stack, settings: WebSettings) -> Services:
         hub=stack.hub,
         settings=settings,
     )
-
-
-def _tls(config: Config) -> ssl.SSLContext | None:
-    if config.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls_cert, config.tls_key)
-    return context
 
 
 def _report(config: Config, found: Recovered, seconds: float) -> None:

@@ -49,6 +49,11 @@ def listed(state: State) -> list[ApiKey]:
     ]
 
 
+def has_admin(state: State) -> bool:
+    """Whether anybody holds a key that may do everything."""
+    return any(key.scope == "admin" and key.revoked is None for key in listed(state))
+
+
 def revoke(state: State, which: int) -> None:
     """End a key; saying it again changes nothing."""
     with state.writing() as db:

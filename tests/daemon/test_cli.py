@@ -57,7 +57,17 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         ["token", "create"],
         ["token", "create", "--scope", "all"],
         ["token", "revoke", "one"],
+        ["token", "create", "--scope", "read", "--name", "two\nlines"],
+        ["token", "create", "--scope", "read", "extra"],
+        ["token", "revoke", "0"],
+        ["token", "revoke", "-1"],
+        ["token", "revoke", "9" * 30],
         ["rejects", "--limit", "-1"],
+        ["rejects", "--limit", "0"],
+        ["rejects", "--limit", "1_0"],
+        ["rejects", "--limit", "٣"],
+        ["check", "--config", ""],
+        ["check", "--data", ""],
     ],
     ids=" ".join,
 )
@@ -67,6 +77,18 @@ def test_wrong_usage_is_one_line_on_standard_error_and_two(argv: list[str], caps
     assert out == ""
     assert err.startswith("candled")
     assert err.count("\n") == 1
+
+
+def test_what_a_command_does_not_know_is_refused_in_its_own_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert left("rejects", "all", "of", "them") == 2
+    expected = "candled rejects: unrecognized arguments: all of them; see candled rejects --help\n"
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["token", "--help"]], ids=" ".join)
+def test_the_lists_of_commands_have_an_example_too(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert left(*argv) == 0
+    assert "example:\n  candled " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv", [[], ["token"]])
@@ -144,7 +166,7 @@ def test_a_revoked_key_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     with State.open(tmp_path / "share" / "candled" / "state.db") as state:
         assert keys.check(state, key) is None
     assert left("token", "revoke", "2") == 1
-    assert capsys.readouterr().err.endswith("candled: no key 2\n")
+    assert capsys.readouterr().err.endswith("candled: no key 2; `candled token list` shows those that there are\n")
 
 
 @pytest.mark.parametrize("command", [["token", "list"], ["token", "revoke", "1"], ["rejects"]], ids=" ".join)
@@ -154,6 +176,99 @@ def test_a_data_directory_that_is_not_there_is_named_and_not_made(
     assert left(*command, "--data", str(tmp_path / "none")) == 1
     assert capsys.readouterr().err == f"candled: no data directory {tmp_path / 'none'}; give the daemon's with --data\n"
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("command", [["token", "list"], ["token", "revoke", "1"], ["rejects"]], ids=" ".join)
+def test_a_directory_of_something_else_is_named_and_left_as_it_is(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left(*command, "--data", str(tmp_path)) == 1
+    expected = f"candled: no candled has used {tmp_path} yet; give the daemon's data directory with --data\n"
+    assert capsys.readouterr().err == expected
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["token", "create", "--scope", "read"], ["token", "list"], ["token", "revoke", "1"], ["rejects"], ["serve"]],
+    ids=" ".join,
+)
+def test_a_file_in_place_of_the_data_directory_is_called_that(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    assert left(*command, "--data", str(file)) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"candled: data directory {file}: expected a directory, found a file; give another with --data"]
+
+
+@pytest.mark.parametrize("below", [".", "d"])
+def test_check_does_not_promise_to_make_a_directory_where_a_file_is(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    data = file / below
+    assert left("check", "--data", str(data)) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == f"data directory {data}: cannot be used"
+    assert err == f"candled: {file}: expected a directory, found a file; give another one with --data\n"
+    assert left("check", "--json", "--data", str(data)) == 1
+    told = json.loads(capsys.readouterr().out)["data"]
+    assert (told["exists"], told["usable"], len(told["problems"])) == (False, False, 1)
+
+
+def test_check_says_whether_there_is_an_admin_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for scope, more in (("read", ", no admin key yet"), ("admin", "")):
+        assert left("token", "create", "--scope", scope, "--data", str(tmp_path)) == 0
+        capsys.readouterr()
+        assert left("check", "--data", str(tmp_path)) == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith(f" keys{more}")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_certificate_that_is_none_is_named(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for file in files:
+        file.write_text("no certificate")
+    assert left(command, "--tls-cert", str(files[0]), "--tls-key", str(files[1])) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"candled: tls_cert, tls_key: expected a PEM certificate chain in {files[0]} and its private")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "share").exists()
+
+
+def test_an_address_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    flags = ["--host", "nowhere.invalid", "--auth", "open", "--port", "8123", "--data", str(tmp_path / "d")]
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon", "serve", *flags], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("candled: cannot listen on nowhere.invalid port 8123: ")
+    assert last.endswith("; choose with --host and --port")
+
+
+def test_what_cannot_be_printed_is_a_failure_that_says_so(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "daemon", "check"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "XDG_DATA_HOME": str(tmp_path)},
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, b"candled: standard output: No space left on device\n")
+
+
+def test_no_key_is_made_where_nobody_would_see_it(tmp_path: Path) -> None:
+    command = f"{sys.executable} -m daemon token create --scope admin --data {tmp_path / 'd'} >&-"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"candled: standard output is closed, and a key that nobody sees is of no use\n"
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +339,16 @@ def test_rejects_shows_the_newest_first_with_the_reason(tmp_path: Path, capsys: 
     ]
     assert left("rejects", "--data", str(tmp_path), "--json") == 0
     assert [one["error"] for one in json.loads(capsys.readouterr().out)] == ["price: 2", "price: 1", "price: 0"]
+
+
+def test_rejects_shows_nothing_that_a_terminal_would_obey(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with rejects.opened(tmp_path / "rejects.db") as state:
+        rejects.put(state, [Reject(at=0, source="http", error="x: \x1b[2J\u202e", event='{"é":\n "\x9b1m"}')])
+    assert left("rejects", "--data", str(tmp_path)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        r"1970-01-01 00:00:00Z  http  -  x: \x1b[2J\u202e",
+        r'    {"é":\n "\x9b1m"}',
+    ]
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
