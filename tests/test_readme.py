@@ -1,6 +1,5 @@
 """What the README shows is done to a real daemon."""
 
-import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +28,16 @@ def blocks(page: str) -> list[Block]:
 BLOCKS = blocks(README)
 
 
+def without_cursor(answer: str) -> str:
+    """An answer without the one member that is another every time."""
+    return re.sub(r'"cursor":"[a-z0-9]+\.[0-9]+"', '"cursor":"…"', answer)
+
+
+def test_the_readme_shows_what_posting_and_reading_print() -> None:
+    shown = [before for before, after in pairwise(BLOCKS) if after.kind == "json"]
+    assert [block.kind for block in shown] == ["sh demo", "sh demo"]
+
+
 @pytest.mark.parametrize("command", ["demo", "serve"])
 async def test_the_readme_does_what_it_says(command: str, tmp_path: Path) -> None:
     wanted = [block for block in BLOCKS if block.kind == f"sh {command}"]
@@ -53,7 +62,7 @@ async def test_the_readme_does_what_it_says(command: str, tmp_path: Path) -> Non
             shown, printed = printed.split(MARK.format(index) + "\n")
             for before, after in pairwise(BLOCKS):
                 if before is block and after.kind == "json":
-                    assert json.loads(shown) == json.loads(after.text)
+                    assert without_cursor(shown).strip() == without_cursor(after.text).strip()
 
 
 def test_the_first_command_starts_what_the_tests_start() -> None:
