@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -40,6 +41,9 @@ def run() -> NoReturn:
         status = main()
     except SystemExit as stop:  # what argparse does after help, a version or wrong usage
         status = stop.code if isinstance(stop.code, int) else FAILED
+    except BaseException:  # a mistake of ours
+        traceback.print_exc()
+        status = FAILED
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):  # full, or closed by now, or from the beginning

@@ -124,6 +124,19 @@ def test_the_module_can_be_run_as_the_command_is() -> None:
     assert done.stdout == f"candled {__version__}\n"
 
 
+def test_a_mistake_of_ours_is_told_in_full_and_ends_the_process_at_once() -> None:
+    code = """
+import atexit
+from daemon import cli
+atexit.register(print, "the interpreter is taken down")
+cli.main = lambda: 1 // 0
+cli.run()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("ZeroDivisionError: integer division or modulo by zero\n")
+
+
 def test_a_key_is_alone_on_standard_output_and_opens_what_its_scope_says(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
