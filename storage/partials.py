@@ -80,7 +80,11 @@ class Partials:
 
     def take(self, rows: Array | slice) -> "Partials":
         """These rows, in this order; a slice, a mask or row numbers."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
+        if isinstance(rows, slice):
+            columns = {name: column[rows] for name, column in self.columns.items()}
+        else:
+            numbers = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+            columns = {name: column.take(numbers, axis=0) for name, column in self.columns.items()}
         return Partials(self.kind, len(columns["t"]), columns)
 
     def at(self, t: Array) -> "Partials":

@@ -318,6 +318,17 @@ def test_markets_are_brought_together_in_order_without_disturbing_the_rest(marke
     assert order.tolist() == sorted(range(len(markets)), key=lambda row: column[row])
 
 
+@pytest.mark.parametrize("far", [1, 2**40, 2**61])
+def test_buckets_are_summed_in_order_however_far_apart_they_lie(far: int) -> None:
+    market = np.array([2, 1, 2, 1, 2, 2**20], np.int32)
+    t = np.array([far, far, -far, -far, far, 0])
+    volume = decimals.from_ints([1, 2, 4, 8, 16, 32])
+    found = fold.merged(Partials("spot", 6, {"market": market, "t": t, "volume": volume}))
+    places = list(zip(found["market"].tolist(), found["t"].tolist(), strict=True))
+    assert places == [(1, -far), (1, far), (2, -far), (2, far), (2**20, 0)]
+    assert decimals.ints(found["volume"]) == [8, 2, 4, 17, 32]
+
+
 def test_no_events_are_no_candles() -> None:
     table = fold.fold(vamm.inputs("perp", algebra.columns([]), algebra.BITS))
     assert table.n == 0
