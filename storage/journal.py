@@ -2,7 +2,8 @@
 
 The folder holds `lock`, `journal.json` (epoch and identity) and segments named after the first seq in them. A segment
 is a header and records; a record is a header and its payload. Only `append` writes, and it begins a record only after
-the one before is durable. Hence, after any crash, all that can be half there is one record at the very end:
+the one before is durable; `trim` takes whole segments away, the oldest first. Hence, after any crash, all that can be
+half there is one record at the very end:
 
 - A bad record with any later record behind it, or in any segment but the last, was acknowledged once. That is damage,
   raised as `BrokenStore` with file and offset.
@@ -266,6 +267,45 @@ class Journal:
         begin = max(bisect_right(segments, seq + 1, key=lambda segment: segment.first_seq) - 1, 0)
         return self._since(segments[begin:], seq)
 
+    def rotate(self) -> int:
+        """Begin a segment, unless the last one is empty, so that all before it can be trimmed; the newest seq.
+
+        A full disk raises `Unavailable`.
+        """
+        with self._mutex:
+            if self._broken:
+                raise BrokenStore(self._broken)
+            tail = self._state[1]
+            if tail.last_seq >= tail.first_seq:
+                self._next_segment(tail)
+            return tail.last_seq
+
+    def trim(self, seq: int) -> int:
+        """Let go of the segments that hold nothing newer than this seq, but for the last; how many bytes that was."""
+        with self._mutex:
+            if self._broken:
+                raise BrokenStore(self._broken)
+            sealed, tail = self._state
+            gone = [segment for segment in sealed if segment.last_seq <= seq]
+            self._state = (sealed[len(gone) :], tail)
+            freed = sum(segment.end for segment in gone)
+            self._sealed_bytes -= freed
+        for segment in gone:
+            try:
+                segment.path.unlink()
+                self._sync_folder()  # oldest first on the disk too: after a crash none may be missing between two
+            except OSError as error:
+                # It stays until the next opening, and the next trim. Nothing depends on its being gone.
+                raise Unavailable(f"journal: {segment.path} cannot be removed: {error.strerror or error}") from error
+        return freed
+
+    def renew_epoch(self) -> None:
+        """Begin a new epoch: the history behind the old one is not all there any more."""
+        described = _Description(VERSION, _new_epoch(), self._identity.hex())
+        self._put(self._folder / "journal.json", msgspec.json.encode(described) + b"\n")
+        self._sync_folder()
+        self.epoch = described.epoch
+
     def statistics(self) -> JournalStatistics:
         """Counts and times, cheap enough to ask at any moment."""
         sealed, tail = self._state
@@ -415,8 +455,7 @@ class Journal:
         self._identity = secrets.token_bytes(16)
         self._make_segment(1)
         self._sync_folder()
-        epoch = b32encode(secrets.token_bytes(5)).decode().lower()
-        described = _Description(VERSION, epoch, self._identity.hex())
+        described = _Description(VERSION, _new_epoch(), self._identity.hex())
         self._put(self._folder / "journal.json", msgspec.json.encode(described) + b"\n")
         self._sync_folder()
         parent = os.open(self._folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -547,6 +586,10 @@ def _records(segment: _Segment, identity: bytes, after: int) -> Iterator[tuple[i
                     raise _Bad(offset, seq, f"the checksum of its {length} bytes does not match", end=following)
             yield offset, seq, payload
             offset, expected = following, expected + 1
+
+
+def _new_epoch() -> str:
+    return b32encode(secrets.token_bytes(5)).decode().lower()
 
 
 def _start(identity: bytes, first_seq: int) -> int:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -828,3 +828,101 @@ def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
             assert journal.last_seq == len(acknowledged)
     print(f"{kills} kills, {inside} inside an append: {torn} left half a record, {kept} a whole one")
     assert len(acknowledged) > KILLS
+
+
+# Letting go
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    steps=st.lists(
+        st.one_of(st.just("rotate"), st.just("reopen"), st.integers(0, 300), st.tuples(st.integers(0, 30))), max_size=30
+    ),
+    segment_bytes=st.integers(100, 1500),
+)
+def test_what_is_trimmed_is_gone_in_whole_segments_and_all_else_stays(
+    steps: list[str | int | tuple[int]], segment_bytes: int
+) -> None:
+    wanted: list[tuple[int, bytes]] = []
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        journal = Journal.open(folder, segment_bytes=segment_bytes)
+        for step in steps:
+            match step:
+                case "rotate":
+                    assert journal.rotate() == len(wanted)
+                    assert int(segments(folder)[-1].stem) == len(wanted) + 1
+                case "reopen":
+                    journal.close()
+                    journal = Journal.open(folder, segment_bytes=segment_bytes)
+                case int():
+                    wanted.append((len(wanted) + 1, payload(len(wanted), step)))
+                    journal.append(*wanted[-1][:1], [wanted[-1][1]])
+                case (seq,):
+                    before = sum(path.stat().st_size for path in segments(folder))
+                    freed = journal.trim(seq)
+                    assert freed == before - sum(path.stat().st_size for path in segments(folder))
+                    kept = [int(path.stem) for path in segments(folder)]
+                    assert journal.first_seq == kept[0] <= max(seq, journal.last_seq) + 1
+                    # The first segment is kept because it is the last, or holds something newer.
+                    assert len(kept) == 1 or kept[1] > seq + 1
+            first = journal.first_seq
+            assert held(journal, first - 1) == wanted[first - 1 :]
+            statistics = journal.statistics()
+            assert statistics.bytes == sum(path.stat().st_size for path in segments(folder))
+            assert (statistics.records, statistics.first_seq) == (len(wanted) - first + 1, first)
+        journal.close()
+
+
+def test_a_rotated_and_trimmed_journal_holds_nothing_and_goes_on(tmp_path: Path) -> None:
+    with Journal.open(tmp_path) as journal:
+        put(journal, b"one", b"two")
+        assert journal.rotate() == 2
+        assert journal.trim(1) == 0
+        assert journal.trim(2) > 0
+        assert (journal.first_seq, journal.last_seq, held(journal, 2)) == (3, 2, [])
+        assert journal.rotate() == 2
+        assert len(segments(tmp_path)) == 1
+    with Journal.open(tmp_path) as journal:
+        assert (journal.first_seq, journal.last_seq) == (3, 2)
+        put(journal, b"three")
+        assert held(journal, 2) == [(3, b"three")]
+        with pytest.raises(BrokenStore, match="begins with record 3; record 1 was asked for"):
+            journal.since(0)
+
+
+def test_a_trim_cut_off_anywhere_leaves_no_gap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+    for last in range(1, 5):
+        folder = tmp_path / str(last)
+        removed: list[Path] = []
+
+        def cut_off(path: Path, removed: list[Path] = removed, last: int = last) -> None:
+            if len(removed) == last:
+                raise OSError(errno.EACCES, "not allowed")
+            unlink(path)
+            removed.append(path)
+
+        journal = Journal.open(folder, segment_bytes=1)
+        put(journal, *(payload(seq, 20) for seq in range(1, 6)))
+        monkeypatch.setattr(Path, "unlink", cut_off)
+        with pytest.raises(Unavailable, match="cannot be removed: not allowed") if last < 4 else nullcontext():
+            journal.trim(4)
+        monkeypatch.setattr(Path, "unlink", unlink)
+        assert [int(path.stem) for path in removed] == list(range(1, last + 1))
+        journal.close()
+        with Journal.open(folder) as journal:
+            assert [seq for seq, _ in held(journal, journal.first_seq - 1)] == list(range(last + 1, 6))
+
+
+def test_a_new_epoch_is_there_at_the_next_opening_and_the_records_are_as_they_were(tmp_path: Path) -> None:
+    with Journal.open(tmp_path) as journal:
+        put(journal, b"one")
+        before = journal.epoch
+        journal.renew_epoch()
+        after = journal.epoch
+        assert before != after
+        put(journal, b"two")
+    with Journal.open(tmp_path) as journal:
+        assert journal.epoch == after
+        assert held(journal) == [(1, b"one"), (2, b"two")]
