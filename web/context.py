@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -19,10 +19,10 @@ from actors.intake import Intake
 from actors.registry import Keys, Registry
 from actors.writer import Writer
 from storage.database import Database
-from storage.errors import BadRequest
 from storage.journal import Journal
 from storage.records import Scope
 from storage.store import Store
+from web.shapes import parsed
 
 T = TypeVar("T", bound=Struct)
 
@@ -111,21 +111,6 @@ def request() -> Request:
 def params(shape: type[T]) -> T:
     """The query as a Struct; of a parameter that is given twice, the first counts."""
     return parsed(request().args.to_dict(), shape)
-
-
-def parsed(found: dict[str, Any], shape: type[T]) -> T:
-    """Fields as a Struct; texts may be numbers."""
-    try:
-        return msgspec.convert(found, shape, strict=False)
-    except msgspec.ValidationError as error:
-        said = str(error)
-        if missing := re.search(r"missing required field `(\w+)`", said):
-            raise BadRequest(f"{missing[1]}: needed") from None
-        if place := re.search(r" - at `\$\.(\w+)`$", said):
-            name = place[1]
-            wanted = said[: place.start()].replace("`", "").partition(", got")[0]
-            raise BadRequest(f"{name}: {wanted[:1].lower()}{wanted[1:]}, got {found.get(name)!r:.100}") from None
-        raise BadRequest(said) from None
 
 
 async def body() -> bytes:

@@ -1,6 +1,7 @@
 """`/ws`: subscribe, unsubscribe, ping; one session per connection."""
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ import trio
 
 from actors.hub import Hub, Label, Start, Streams, Subscription
 from storage.calendar import parse
-from storage.errors import CandledError, UnknownMarket, UnknownResolution
+from storage.errors import BadRequest, CandledError, UnknownMarket, UnknownResolution
 from web.listener import Socket
 from web.messages import (
     BARS,
@@ -30,6 +31,7 @@ from web.messages import (
     worded,
 )
 from web.outbox import WsLimits
+from web.shapes import parsed, shown
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ Key = tuple[str, str]  # symbol and resolution, both canonical
 MayRead = Callable[[str], Awaitable[bool]]
 
 KEY_NEEDED = "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'"
+ACTIONS = "subscribe, unsubscribe or ping"
+CHANNELS = "bars"
+WHERE = re.compile(r"\(byte (\d+)\)")
 KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
 
 
@@ -166,7 +171,7 @@ class Session:
             id = _id(said)
             action = said.get("action")
             if not isinstance(action, str):
-                raise Refused("invalid_message", "expected a text `action`")
+                raise Refused("invalid_message", f"action: {_instead(said, 'action', ACTIONS)}")
             if action == "ping":
                 self._answer(Pong(id))
                 return
@@ -174,24 +179,24 @@ class Session:
                 self._answer(Authenticated(id))
                 return
             if action not in ("subscribe", "unsubscribe"):
-                raise Refused("unknown_action", f"no action {_cut(action)}: expected subscribe, unsubscribe or ping")
+                raise Refused("unknown_action", f"action: {_instead(said, 'action', ACTIONS)}")
             named = said.get("channel")
             if not isinstance(named, str):
-                raise Refused("invalid_message", "expected a text `channel`")
+                raise Refused("invalid_message", f"channel: {_instead(said, 'channel', CHANNELS)}")
             if len(named) <= LONGEST_ID:
                 channel = named
             if named != "bars":
-                raise Refused("unknown_channel", f"no channel {_cut(named)}: expected bars")
+                raise Refused("unknown_channel", f"channel: {_instead(said, 'channel', CHANNELS)}")
             if action == "subscribe":
-                await self._subscribe(msgspec.convert(said, SubscribeBars), id)
+                await self._subscribe(parsed(said, SubscribeBars, texts=False), id)
             else:
-                self._unsubscribe(msgspec.convert(said, UnsubscribeBars), id)
+                self._unsubscribe(parsed(said, UnsubscribeBars, texts=False), id)
         except Refused as refusal:
             self._answer(Error(refusal.code, str(refusal), channel, id))
-        except msgspec.ValidationError as error:
-            self._answer(Error("invalid_message", str(error), channel, id))
         except UnknownResolution as error:
             self._answer(Error("unknown_resolution", str(error), channel, id))
+        except BadRequest as error:
+            self._answer(Error("invalid_message", str(error), channel, id))
         except UnknownMarket as error:
             self._answer(Error("unknown_symbol", str(error), channel, id))
         except CandledError as error:
@@ -282,13 +287,19 @@ class Session:
 
 def _said(message: str | bytes) -> dict[str, Any]:
     if isinstance(message, bytes):
-        raise Refused("invalid_message", "expected a text frame, got a binary one")
+        raise Refused("invalid_message", "message: expected a text frame, got a binary one")
     try:
         said = msgspec.json.decode(message)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Refused("invalid_json", f"not JSON: {error}") from None
+        # Not what it says, which may be a token that a comma is missing behind.
+        place = WHERE.search(str(error))
+        where = f" from byte {place[1]} on" if place else ""
+        size = len(message.encode())
+        raise Refused(
+            "invalid_json", f"message: expected a JSON object, got {size} bytes that are no JSON{where}"
+        ) from None
     if not isinstance(said, dict):
-        raise Refused("invalid_message", "expected an object")
+        raise Refused("invalid_message", f"message: expected a JSON object, got {shown(said)}")
     return said
 
 
@@ -297,9 +308,10 @@ def _id(said: dict[str, Any]) -> Id | msgspec.UnsetType:
     if id is msgspec.UNSET:
         return id
     if isinstance(id, bool) or not isinstance(id, str | int) or len(str(id)) > LONGEST_ID:
-        raise Refused("invalid_message", f"`id` is a text or an integer of at most {LONGEST_ID} characters")
+        wanted = f"a text or an integer of at most {LONGEST_ID} characters"
+        raise Refused("invalid_message", f"id: {_instead(said, 'id', wanted)}")
     return id
 
 
-def _cut(name: str) -> str:
-    return repr(name if len(name) <= LONGEST_ID else name[:LONGEST_ID] + "…")
+def _instead(said: dict[str, Any], name: str, wanted: str) -> str:
+    return f"expected {wanted}, got {shown(said[name])}" if name in said else f"needed, {wanted}"

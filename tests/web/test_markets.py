@@ -192,5 +192,5 @@ async def test_the_list_is_read_page_by_page(admin: Web) -> None:
     assert await read("&query=nothing", 5) == []
     await asked(admin, "GET", "/api/markets?after=NOPE", 404)
     assert "limit" in (await asked(admin, "GET", "/api/markets?limit=0", 400))["error"]
-    assert "limit: expected int, got 'x'" in (await asked(admin, "GET", "/api/markets?limit=x", 400))["error"]
+    assert "limit: expected an integer, got 'x'" in (await asked(admin, "GET", "/api/markets?limit=x", 400))["error"]
     assert "kind" in (await asked(admin, "GET", "/api/markets?kind=stock", 400))["error"]

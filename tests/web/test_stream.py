@@ -278,6 +278,57 @@ async def test_a_bad_message_is_answered_with_its_error_and_the_connection_stays
         assert await client.ask(action="ping") == {"type": "pong"}
 
 
+BARS = '{"action":"subscribe","channel":"bars",'
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ('{"a":x}', "message: expected a JSON object, got 7 bytes that are no JSON from byte 5 on"),
+        ('{"a":1e999}', "message: expected a JSON object, got 11 bytes that are no JSON"),
+        ('{"token":"secret"', "message: expected a JSON object, got 17 bytes that are no JSON"),
+        ("[1]", "message: expected a JSON object, got [1]"),
+        (b"{}", "message: expected a text frame, got a binary one"),
+        ("{}", "action: needed, subscribe, unsubscribe or ping"),
+        ('{"action":5}', "action: expected subscribe, unsubscribe or ping, got 5"),
+        ('{"action":null}', "action: expected subscribe, unsubscribe or ping, got null"),
+        ('{"action":"dance"}', "action: expected subscribe, unsubscribe or ping, got 'dance'"),
+        ('{"action":"' + "x" * 200 + '"}', f"action: expected subscribe, unsubscribe or ping, got '{'x' * 98}…"),
+        ('{"action":"subscribe"}', "channel: needed, bars"),
+        ('{"action":"subscribe","channel":["bars"]}', 'channel: expected bars, got ["bars"]'),
+        ('{"action":"subscribe","channel":"weather"}', "channel: expected bars, got 'weather'"),
+        ('{"action":"ping","id":true}', "id: expected a text or an integer of at most 64 characters, got true"),
+        (BARS + '"resolution":"1"}', "symbol: needed"),
+        (BARS + '"symbol":"GOLD"}', "resolution: needed"),
+        (BARS + '"symbol":5,"resolution":"1"}', "symbol: expected a text of 1 to 256 characters, got 5"),
+        (BARS + '"symbol":"","resolution":"1"}', "symbol: expected a text of 1 to 256 characters, got ''"),
+        (BARS + '"symbol":"GOLD","resolution":1}', "resolution: expected a text of 1 to 16 characters, got 1"),
+        (
+            BARS + '"symbol":"GOLD","resolution":"1","snapshot_bars":5001}',
+            "snapshot_bars: expected an integer, 0 to 5000, got 5001",
+        ),
+        (
+            BARS + '"symbol":"GOLD","resolution":"1","snapshot_bars":"300"}',
+            "snapshot_bars: expected an integer, 0 to 5000, got '300'",
+        ),
+        (
+            BARS + '"symbol":"GOLD","resolution":"1","conflate_ms":{"a":0.5}}',
+            'conflate_ms: expected an integer, 0 to 60000, got {"a":0.5}',
+        ),
+        (
+            '{"action":"unsubscribe","channel":"bars","symbol":"GOLD","resolution":{}}',
+            "resolution: expected a text of 1 to 16 characters, got {}",
+        ),
+    ],
+)
+async def test_an_error_names_the_member_what_was_expected_and_what_came(message: str | bytes, said: str) -> None:
+    async with serving() as served, served.connect() as client:
+        await client.connection.send_message(message)
+        answer = await client.hear()
+        assert answer["type"] == "error"
+        assert answer["message"] == said
+
+
 async def test_an_error_repeats_the_channel_and_the_id() -> None:
     async with serving() as served, served.connect() as client:
         answer = await client.ask(action="subscribe", channel="weather", id=12345678901234567890123)
