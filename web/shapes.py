@@ -49,6 +49,8 @@ def _worded(kind: inspect.Type) -> str:
         case inspect.LiteralType(values):
             *others, last = map(str, values)
             return f"{', '.join(others)} or {last}" if others else last
+        case inspect.StrType(min_length=1, max_length=None):
+            return "a text that is not empty"
         case inspect.StrType(min_length=least, max_length=most):
             return f"a text of {_span(least, most)} characters" if least or most else "a text"
         case inspect.IntType(ge=least, le=most):

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
@@ -10,7 +12,7 @@ from quart import Blueprint, Response
 
 from actors.market import Window
 from storage.calendar import parse
-from storage.errors import BadRequest
+from storage.errors import BadRequest, UnknownMarket, UnknownResolution
 from storage.records import EXCHANGES, TYPES, Kind, Market
 from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, services, unchanged
 
@@ -116,7 +118,8 @@ class Bars(Struct, frozen=True, tag_field="s", tag="ok"):
 
 
 class NoData(Struct, frozen=True, omit_defaults=True, tag_field="s", tag="no_data"):
-    """No bars; `next_time` is where older ones are."""
+    """No bars; `next_time` is the newest bar before `from`, and before `to` where that is less: a chart keeps its `to`
+    when it asks on, and never wants what lies behind it."""
 
     next_time: int | None = field(default=None, name="nextTime")
 
@@ -202,13 +205,15 @@ async def search() -> Response:
 async def history() -> Response:
     """Bars of one market, in the columns that a chart reads."""
     query = params(HistoryQuery)
-    resolution = parse(query.resolution)
+    with blamed("resolution"):
+        resolution = parse(query.resolution)
     # Bars begin at whole seconds: those at or after 10.5 are those from 11 on.
     start, end = (
         min(max(math.ceil(instant(name, text)), FIRST), LAST)
         for name, text in (("from", query.start), ("to", query.end))
     )
-    market = await engine().market(query.symbol)
+    with blamed("symbol"):
+        market = await engine().market(query.symbol)
     window = await engine().window(market, resolution, start, end, counted(query.countback))
     headers = {"X-Cursor": f"{engine().epoch}.{window.seq}", "Cache-Control": NO_STORE}
     if not window.open_bar:
@@ -220,6 +225,16 @@ async def history() -> Response:
         return reply(NoData(window.previous), headers=headers)
     bars = Bars(window.time, window.open, window.high, window.low, window.close, window.volume)
     return reply(bars, headers=headers)
+
+
+@contextmanager
+def blamed(name: str) -> Iterator[None]:
+    """What is wrong with the value of a parameter names the parameter too."""
+    try:
+        yield
+    except (UnknownMarket, UnknownResolution) as error:
+        error.args = (f"{name}: {error}",)
+        raise
 
 
 def described(market: Market) -> str:

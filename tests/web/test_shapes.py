@@ -28,7 +28,7 @@ class Shape(Struct, frozen=True):
         ({"from": 0.5}, "from: expected an integer, got 0.5"),
         ({"name": None}, "name: expected a text, got null"),
         ({"short": "long"}, "short: expected a text of at most 3 characters, got 'long'"),
-        ({"some": ""}, "some: expected a text of at least 1 characters, got ''"),
+        ({"some": ""}, "some: expected a text that is not empty, got ''"),
         ({"at": -1}, "at: expected an integer, at least 0, got -1"),
         ({"kind": "x"}, "kind: expected card, perp or spot, got 'x'"),
         ({"kind": ["card"]}, 'kind: expected card, perp or spot, got ["card"]'),
