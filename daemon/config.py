@@ -219,6 +219,7 @@ LATER: dict[str, Later] = {
     "upstash_redis_rest_url": Later(_REDIS, ("UPSTASH_REDIS_REST_URL",), secret=True),
     "upstash_redis_rest_token": Later(_REDIS, ("UPSTASH_REDIS_REST_TOKEN",), secret=True),
     "sentry_dsn": Later("reports to Sentry are not built yet", ("SENTRY_DSN",), secret=True),
+    "vercel_analytics_id": Later("candled tells no analytics service anything", ("VERCEL_ANALYTICS_ID",)),
     "jwt_secret": Later("signed-in users are not built yet", (), secret=True),
 }
 KNOWN = (*SETTINGS, *LATER)

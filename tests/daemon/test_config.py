@@ -11,6 +11,8 @@ from daemon import config
 from daemon.config import BadSetting, Config, load
 from tests.test_layers import ROOT
 
+SPECS = ROOT.parent / "shared"
+
 
 def loaded(file: str = "", folder: Path | None = None, **environment: str) -> config.Settings:
     """Settings from the text of a TOML file and variables."""
@@ -190,6 +192,19 @@ def test_whatever_the_variables_say_the_answer_is_settings_or_one_sentence(said:
         assert re.match(r"[a-z_]+( \([A-Z_]+\))?: \S.*\Z", refusal)
         return
     assert {row.name for row in settings.shown() if row.origin != "default"} == {n for n, v in said.items() if v}
+
+
+@pytest.mark.skipif(not SPECS.is_dir(), reason="the specifications are not here")
+def test_every_variable_that_the_specification_or_the_first_designs_name_is_known() -> None:
+    known = {config.PREFIX + name.upper() for name in config.KNOWN}
+    known |= {v for some in (config.SETTINGS, config.LATER) for one in some.values() for v in one.variables}
+    pages = [*SPECS.glob("specs/operate.md"), *SPECS.glob("seeds/*")]
+    text = "\n".join(page.read_text("utf-8") for page in pages)
+    assigned = r"^(?:export )?([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)="
+    named = {*re.findall(r"`([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+)`", text), *re.findall(assigned, text, re.MULTILINE)}
+    named |= set(re.findall(r"process\.env\.([A-Z0-9_]+)", text))
+    assert len(named) > 25
+    assert named <= known
 
 
 def test_every_default_is_a_value_that_could_be_given() -> None:
