@@ -45,8 +45,13 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         gc.freeze()  # what lives as long as the process need not be looked at again
         gc.set_threshold(50_000, 20, 50)
         settings = web_settings(config, demo)
-        app = create_app(services(stack, settings))
+        stopping = trio.Event()
+        app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""))
         limits = ws_limits(config)
+
+        async def told_to_stop() -> None:
+            await until()
+            stopping.set()
 
         async def readable(key: str) -> bool:
             return await stack.keys.allowed(key, "read")
@@ -64,7 +69,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                     limits=limits,
                     tls=certificate,
                     origins=None if "*" in config.cors_origins else config.cors_origins,
-                    until=until,
+                    until=told_to_stop,
                     # What is left is for the last flush.
                     drain_seconds=0.7 * config.drain_seconds,
                     task_status=task_status,
@@ -137,7 +142,7 @@ def _command() -> str:
     return str(beside) if beside.exists() else "candled"
 
 
-def services(stack: Stack, settings: WebSettings) -> Services:
+def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) -> Services:
     """What handlers reach for."""
     return Services(
         engine=stack.engine,
@@ -150,6 +155,7 @@ def services(stack: Stack, settings: WebSettings) -> Services:
         store=stack.store,
         hub=stack.hub,
         settings=settings,
+        not_ready=not_ready,
     )
 
 

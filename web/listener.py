@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
+from copy import copy
 from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
 
@@ -216,6 +217,8 @@ class Door:
         self._config.shutdown_timeout = 5.0
         self._config.h11_max_incomplete_size = 2 * HEAD_BYTES
         self._context = WorkerContext(None)
+        self._last = copy(self._config)  # for requests whose heads arrive during the drain: one answer, and the end
+        self._last.keep_alive_max_requests = 0
         self._app = wrap_app(WebApp(app), self._config.wsgi_max_body_size, "asgi")
         self._state: LifespanState = {}
         self.lifespan = Lifespan(self._app, self._config, self._state)
@@ -288,7 +291,9 @@ class Door:
                 else Rewound(stream, data, HTTP_STALLED_SECONDS)
             )
             state = ConnectionState(self._state.copy())
-            await TCPServer(self._app, self._config, self._context, state, rewound).run()  # type: ignore[arg-type] # has what it uses of an SSLStream
+            # A context that has ended closes the connection before its first answer.
+            config, context = (self._last, WorkerContext(None)) if self._draining else (self._config, self._context)
+            await TCPServer(self._app, config, context, state, rewound).run()  # type: ignore[arg-type] # has what it uses of an SSLStream
 
     async def _upgrade(
         self,

@@ -387,6 +387,22 @@ async def test_a_running_request_is_finished_and_nothing_new_is_accepted() -> No
             await server.ended.wait()
 
 
+async def test_a_request_whose_head_arrives_during_the_drain_is_answered_and_is_the_last() -> None:
+    async with running() as server:
+        stream = await server.connect()
+        await stream.send_all(b"GET /hello HTTP/1.1\r\n")
+        server.stop.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(b"Host: here\r\n\r\nGET /hello HTTP/1.1\r\nHost: here\r\n\r\n")
+        answer = await everything(stream, 1)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"hello")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+        assert answer.count(b"HTTP/1.1") == 1
+        with trio.fail_after(1):
+            await server.ended.wait()
+
+
 @pytest.mark.parametrize("path", ["/endless", "/flood"])
 async def test_a_stalled_reader_cannot_hold_the_process(path: str) -> None:
     async with running(drain_seconds=1) as server, connected(server.port, "/echo") as other:
