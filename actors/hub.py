@@ -151,6 +151,7 @@ class HubStatistics(Struct, frozen=True):
     frames: int
     conflated: int  # states that were replaced before they were written
     lagged: int  # snapshots sent because too much was pending
+    dropped: int  # connections given up because they took nothing
     bytes: int
 
 
@@ -158,7 +159,8 @@ class Hub:
     """Flushes the connections that a round of publishing touched, once each, and keeps the streams' timers."""
 
     def __init__(self) -> None:
-        self.connections = self.subscriptions = self.frames = self.conflated = self.lagged = self.bytes = 0
+        self.connections = self.subscriptions = self.frames = self.bytes = 0
+        self.conflated = self.lagged = self.dropped = 0
         self._touched: list[Sink] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -187,7 +189,15 @@ class Hub:
                 sink.flush()
 
     def statistics(self) -> HubStatistics:
-        return HubStatistics(self.connections, self.subscriptions, self.frames, self.conflated, self.lagged, self.bytes)
+        return HubStatistics(
+            self.connections,
+            self.subscriptions,
+            self.frames,
+            self.conflated,
+            self.lagged,
+            self.dropped,
+            self.bytes,
+        )
 
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Flush and time until cancelled. Trio runs every actor that a batch woke before it runs this again."""

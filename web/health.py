@@ -30,6 +30,7 @@ class JournalHealth(Struct, frozen=True):
 
 
 class Streams(Struct, frozen=True):
+    connections: int
     subscriptions: int
 
 
@@ -93,7 +94,7 @@ def unready(services: Services) -> list[str]:
 async def examined(services: Services) -> Health:
     """How the daemon is, now."""
     engine, journal, writer = services.engine, services.journal.statistics(), services.writer.statistics()
-    recovered = services.journal.recovered
+    hub, recovered = services.hub.statistics(), services.journal.recovered
     registered, active = await services.registry.count()
     reasons, notices = unready(services), []
     if writer.failing:
@@ -125,7 +126,7 @@ async def examined(services: Services) -> Health:
             recovered.torn_bytes,
         ),
         last_flush=datetime.fromtimestamp(writer.last, UTC).isoformat(timespec="milliseconds") if writer.last else None,
-        streams=Streams(services.hub.statistics().subscriptions),
+        streams=Streams(hub.connections, hub.subscriptions),
         local=_local(services.settings) if at_home(request()) else None,
     )
 

@@ -151,11 +151,13 @@ class Everything(Collector):
 
     def _hub(self) -> Iterator[Metric]:
         hub = self._services.hub.statistics()
+        yield gauge("stream_connections", "WebSockets that are open.", hub.connections)
         yield gauge("stream_subscriptions", "Streams that somebody follows.", hub.subscriptions)
         yield counter("stream_frames", "Frames sent.", hub.frames)
         yield counter("stream_bytes", "Bytes sent.", hub.bytes)
         yield counter("stream_conflated", "States replaced by newer ones before they were sent.", hub.conflated)
         yield counter("stream_lagged", "Snapshots sent because too much was pending.", hub.lagged)
+        yield counter("stream_slow_drops", "Connections given up because they took nothing.", hub.dropped)
 
 
 @metrics.get("/metrics")

@@ -342,6 +342,7 @@ class Outbox(trio.abc.Stream):
                     await self._stream.send_all(out[self._sent : self._sent + TLS_CHUNK])
                 if patience.cancelled_caught:
                     self.stalled = True
+                    self._hub.dropped += 1
                     self.abort()
                     return
                 if self.closed.is_set():
@@ -371,6 +372,7 @@ class Outbox(trio.abc.Stream):
             self.abort()
             return True
         self.stalled = True
+        self._hub.dropped += 1
         if self._ended and not self._chunks:
             end = len(self._out)
         else:

@@ -36,7 +36,7 @@ async def test_health_says_how_far_everything_is(web: Web) -> None:
     assert found["journal"]["bytes"] == web.stack.journal.statistics().bytes
     assert (found["journal"]["lag"], found["journal"]["lag_events"]) == (0, 0)
     assert found["last_flush"] == "2026-01-05T09:00:00.000+00:00"
-    assert found["streams"] == {"subscriptions": 0}
+    assert found["streams"] == {"connections": 0, "subscriptions": 0}
 
 
 async def test_only_a_shell_on_this_machine_is_told_where_the_data_is(tmp_path: Path) -> None:

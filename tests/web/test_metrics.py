@@ -1,10 +1,20 @@
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 
+import msgspec
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from storage.histogram import ENDS
-from tests.web.conftest import NOW, Web
+from tests.web.conftest import NOW, Web, serving
+from tests.ws_client import a_stalled_reader, connected
+from web.context import Rates
+from web.listener import listen
 from web.metrics import BUCKETS, Requests
+from web.outbox import WsLimits
+from web.stream import BarStreams
 
 
 async def scraped(web: Web) -> dict[str, dict[tuple[str, ...], float]]:
@@ -79,6 +89,102 @@ def test_what_most_answers_take_is_told_apart() -> None:
     fine = [end for end in BUCKETS if 0.0005 <= end <= 0.0025]
     assert len(fine) >= 6
     assert all(after / before <= 1.5 for before, after in pairwise(fine))
+
+
+@asynccontextmanager
+async def listening(web: Web, limits: WsLimits) -> AsyncIterator[int]:
+    """The port on which the app and its sockets are."""
+    async with trio.open_nursery() as nursery:
+
+        async def serve(*, task_status: trio.TaskStatus[tuple[str, int]]) -> None:
+            stack = web.stack
+            sockets = {"/ws": BarStreams(stack.engine, stack.hub, limits).serve}
+            await listen(
+                web.app,
+                sockets,
+                host="127.0.0.1",
+                port=0,
+                hub=stack.hub,
+                limits=limits,
+                until=trio.sleep_forever,
+                task_status=task_status,
+            )
+
+        _, port = await nursery.start(serve)
+        yield port
+        nursery.cancel_scope.cancel()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    with trio.fail_after(10):
+        while not true():  # noqa: ASYNC110  # nobody tells of it
+            await trio.sleep(0.01)
+
+
+async def test_every_number_that_somebody_watches_moves(tmp_path: Path) -> None:
+    event = {"market_symbol": "GOLD", "timestamp": (NOW - 90) * 1000, "price": 1, "trade_id": "a"}
+    bad = [{**event, "price": "much"}, {**event, "market_symbol": "GLOD"}, {**event, "timestamp": "noon"}]
+    subscribe = {"action": "subscribe", "channel": "bars", "symbol": "GOLD", "resolution": "1"}
+    limits = WsLimits(stalled_seconds=0.2, pending_frames=10)
+    async with serving(tmp_path / "data", rates=Rates(search=1)) as web, listening(web, limits) as port:
+        await web.market()
+        hub, key = web.stack.hub, await web.key("ingest")
+        for events in ([event, *bad], [event], [{**event, "price": 2}], [{**event, "removed": True}]):
+            assert (await web.post("/api/ingest/events", json=events, headers=key)).status_code == 200
+        await web.trades(*((NOW - 3_000 + n, 5.0) for n in range(2_900)))
+        for _ in range(2):
+            await web.get("/api/tradingview/search?query=")
+        slow = await a_stalled_reader(
+            port, msgspec.json.encode({**subscribe, "resolution": "1S", "snapshot_bars": 5000})
+        )
+        await until(lambda: hub.subscriptions == 1)
+        async with connected(port) as client:
+            await client.ask(**subscribe, conflate_ms=60_000)
+            await client.hear()
+            for n in range(3):  # the first at once; the third takes the place of the second
+                await web.trades(*((NOW - 100 + n + 20 * late, 7.0 + n) for late in range(5)))
+            assert (await client.hear())["type"] == "bar"
+            during = await scraped(web)
+            health = await web.json("/api/charts/health")
+            await until(lambda: hub.dropped == 1)
+        slow.close()
+        await until(lambda: hub.connections == 0)
+        await web.stack.writer.flushed(web.stack.engine.committed())
+        after = await scraped(web)
+    assert health["streams"] == {
+        "connections": during["candled_stream_connections"][()],
+        "subscriptions": during["candled_stream_subscriptions"][()],
+    }
+    assert (during["candled_stream_connections"][()], during["candled_stream_subscriptions"][()]) == (2, 2)
+    assert (after["candled_stream_connections"][()], after["candled_stream_subscriptions"][()]) == (0, 0)
+    assert after["candled_stream_slow_drops_total"][()] == 1
+    for name in ("frames", "bytes", "conflated", "lagged"):
+        assert after[f"candled_stream_{name}_total"][()] > 0, name
+    assert after["candled_rate_limited_requests_total"][("search",)] == 1
+    outcomes = after["candled_ingest_outcomes_total"]
+    assert {outcome: count for (outcome,), count in outcomes.items()} == {
+        "accepted": 1 + 2_900 + 15,
+        "duplicate": 1,
+        "corrected": 1,
+        "retracted": 1,
+        "unknown": 0,
+        "rejected": 3,
+    }
+    assert after["candled_ingest_rejected_total"] == {("price",): 1, ("market",): 1, ("timestamp",): 1}
+    assert after["candled_ingest_requests_total"][()] == 4 + 4
+    assert after["candled_ingest_events_total"][()] == sum(outcomes.values())
+    assert after["candled_http_response_bytes_total"][("/metrics",)] > 1_000
+    for name in (
+        "journal_bytes",
+        "journal_appended_bytes_total",
+        "database_bytes",
+        "ring_bytes",
+        "history_reads_total",
+    ):
+        assert after[f"candled_{name}"][()] > 0, name
+    for name in ("fold", "commit", "journal_fsync", "flush"):
+        assert after[f"candled_{name}_seconds_count"][()] > 0, name
+    assert after["process_resident_memory_bytes"][()] > 1_000_000
 
 
 async def test_requests_are_counted_by_route_and_not_by_what_was_asked(web: Web) -> None:

@@ -662,6 +662,7 @@ async def test_a_socket_that_takes_nothing_is_closed_with_1013() -> None:
     told = frames(heard)
     assert told[-1][0] == 8
     assert int.from_bytes(told[-1][1][:2], "big") == 1013
+    assert served.hub.statistics().dropped == 1
 
 
 async def test_a_socket_that_never_takes_anything_is_dropped() -> None:
@@ -671,6 +672,7 @@ async def test_a_socket_that_never_takes_anything_is_dropped() -> None:
         await until(lambda: served.hub.statistics().subscriptions == 1)
         await until(lambda: not served.markets.stream().topic.subscriptions)
         slow.close()
+    assert served.hub.statistics().dropped == 1
 
 
 async def test_a_new_epoch_resets_every_stream() -> None:
