@@ -41,7 +41,7 @@ class Gone(Struct, frozen=True):
     """A bar that no longer exists."""
 
     time: int
-    rev: int
+    had: bool  # it was there at the client's position; if not, a client that was cut off amid a burst may have it
 
 
 class Start(Struct):
@@ -50,7 +50,7 @@ class Start(Struct):
     seq: int  # the topic's
     recovered: bool
     bars: list[Bar]  # ascending; recovered: those changed since, and the one that was newest then
-    gone: list[Gone]  # since then, also where a bar has come back
+    gone: list[Gone]  # recovered: those that ended since
     newest: int | None  # time of the newest bar, which an empty snapshot does not show
 
 
@@ -466,8 +466,9 @@ class Subscription:
     def _replayed(self, start: Start, since: int) -> bytes:
         """What brings a client at `since` to the present: deletions, then older bars, then its newest bar and on."""
         floor = self.position = min(since, start.seq)
-        # The newest bar born by then is the one that the client's chart ends with.
-        self.newest = max((bar.time for bar in start.bars if bar.born <= since), default=None)
+        # The newest bar that existed then is the one that the client's chart ends with.
+        had = [bar.time for bar in start.bars if bar.born <= since] + [gone.time for gone in start.gone if gone.had]
+        self.newest = max(had, default=None)
         changes = [Change(None, gone.time, had=True, closing=False, first=floor + 1) for gone in start.gone]
         for bar in start.bars:
             # Of a bar that it had, it may have missed any change after its position; of a younger one, all.
@@ -509,8 +510,10 @@ class Topic:
         """Tell every subscriber what `seq` changed; at most once per seq, and only where something changed."""
         if seq <= self.seq:
             raise ValueError(f"{self.symbol} {self.resolution}: seq {seq} published after {self.seq}")
-        changes = [self._changed(bar, seq) for bar in bars]
-        missing = [Change(None, time, had=True, closing=False, first=seq) for time in gone]
+        # A seq that stands for several commits may have changed a bar with the first of them.
+        first = self.seq + 1
+        changes = [self._changed(bar, seq, first) for bar in bars]
+        missing = [Change(None, time, had=True, closing=False, first=first) for time in gone]
         if missing:
             self._open.difference_update(change.time for change in missing)
             changes = sorted(changes + missing, key=lambda change: change.time)
@@ -532,13 +535,13 @@ class Topic:
             subscription.label = Label(self.symbol, self.resolution, epoch)
             subscription.lose("reset")
 
-    def _changed(self, bar: Bar, seq: int) -> Change:
+    def _changed(self, bar: Bar, seq: int, first: int) -> Change:
         closing = bar.closed and (bar.born == seq or bar.time in self._open)
         if bar.closed:
             self._open.discard(bar.time)
         else:
             self._open.add(bar.time)
-        return Change(bar, bar.time, had=bar.born < seq, closing=closing, first=seq)
+        return Change(bar, bar.time, had=bar.born < seq, closing=closing, first=first)
 
     def _spread(self, prev: int, changes: Sequence[Change]) -> None:
         now = trio.current_time()
@@ -575,7 +578,7 @@ class Topic:
         for i, change in enumerate(changes):
             op, newest = worded(change, change.had, newest)
             # All of them are one change: until the last is written the client stands just before it.
-            claim = self.seq if i == last else max(prev, min(changes[last].first - 1, self.seq))
+            claim = self.seq if i == last else prev
             frames.append(dialect.frame(label, position, claim, op, change.text))
             position = claim
         return b"".join(frames), newest

@@ -124,6 +124,7 @@ class MarketActor:
         self._outside = dict.fromkeys(RUNGS, seq)  # newest seq that may have changed what is not in the ring
         self._feeds: dict[Resolution, _Feed] = {}
         self.seq = seq  # the newest slice taken in
+        self._changed: int | None = 0 if fresh else None  # the newest seq that changed anything; None: the store knows
         self._newest = -FAR  # second of the newest event seen
         self._day = (0, 0, 0)  # label of the day in use, and the seconds it spans
         self.idle_since = now()
@@ -218,7 +219,7 @@ class MarketActor:
     def _take_in(self, piece: Slice) -> None:
         """Add a slice to what is in memory; the rings follow when somebody looks."""
         began = thread_time()
-        seq = self.seq = piece.round.last
+        seq = self.seq = self._changed = piece.round.last
         self.idle_since = self._now()
         self._trim()
         for row in piece.rows:
@@ -348,7 +349,7 @@ class MarketActor:
             ring.fill(both, floor)
             self._rings[stored] = ring
             if both.n:
-                self._newest = max(self._newest, int(both["t"].max()))
+                self._newest = max(self._newest, int(both["t"].max()), int(both["close_ts"].max()) // MICROS)
         return ring
 
     async def _memory(self, stored: int, end: int) -> Ring:
@@ -485,9 +486,9 @@ class MarketActor:
     ) -> Topic:
         """Join the stream of a resolution."""
         feed = self._feeds.get(resolution)
-        if feed is None:
+        if feed is None or not feed.topic.subscriptions:  # to nobody, it was not told what changed
             await self._ring(rung(resolution))
-            topic = Topic(self.record.market_symbol, resolution.name, self._epoch, self.seq)
+            topic = Topic(self.record.market_symbol, resolution.name, self._epoch, await self._position())
             feed = _Feed(topic, resolution)
         start = await self._opening(feed, bars, since)
         subscription.begin(start)
@@ -495,6 +496,13 @@ class MarketActor:
             self._feeds[resolution] = feed  # also where the others left meanwhile, and the stream with them
             feed.topic.subscriptions.add(subscription)
         return feed.topic
+
+    async def _position(self) -> int:
+        """The seq that changed this market last."""
+        if self._changed is None:
+            found, _ = await self._store.last_change(self.kind, self.record.slot)
+            self._changed = found
+        return self._changed
 
     async def resnapshot(self, topic: Topic, subscription: Subscription, bars: int) -> None:
         """Begin again with the present."""
@@ -520,23 +528,29 @@ class MarketActor:
     async def _since(self, feed: _Feed, since: int) -> Start | None:
         """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
         ring = await self._ring(feed.rung)
+        ended: list[tuple[int, bool]] = []  # bars that were taken back since, and whether they were there then
         if since >= max(self._outside[feed.rung], ring.lost):
             times = ring.changed(since)
         else:
-            times, applied = await self._store.changed(self.kind, feed.rung, self.record.slot, since, REPLAY + 1)
+            slot = self.record.slot
+            times, applied = await self._store.changed(self.kind, feed.rung, slot, since, REPLAY + 1)
             late = [self._start(feed.rung, row[0]) for seq, row in self._unflushed if seq > max(since, applied)]
             times = sorted({*times, *late, *ring.changed(since)})
+            ended, _ = await self._store.ended(feed.rung, slot, since, REPLAY + 1)
         if len(times) > REPLAY:
             return None
         known = ring.newest_born_by(since)
         if known is None and ring.floor != ALWAYS:
             return None
-        changed = np.unique(self._labels(feed, times)).tolist()
-        wanted = set(changed)
+        had = set(self._labels(feed, [t for t, was_there in ended if was_there]).tolist())
+        taken = set(self._labels(feed, [t for t, _ in ended]).tolist())
+        wanted = {*self._labels(feed, times).tolist(), *taken}
         if known is not None:
-            # The bars that the client's chart ended with: one may have been closed meanwhile by the clock alone.
+            # The bar that the client's chart ended with may have been closed meanwhile by the clock alone; so may those
+            # before it that were open beside it, for stragglers.
             newest = int(self._labels(feed, [known])[0])
-            wanted.update([newest, *(self._calendar.back(feed.resolution, newest, n) for n in (1, 2))])
+            stragglers = math.ceil(GRACE / feed.resolution.seconds)
+            wanted.update([newest, *(self._calendar.back(feed.resolution, newest, n + 1) for n in range(stragglers))])
         shown: list[Bar] = []
         if wanted:
             low, high = min(wanted), max(wanted)
@@ -546,7 +560,9 @@ class MarketActor:
             bars = await self._bars(feed.resolution, low, stop)
             shown = self._shown(feed, bars.take(np.isin(bars["t"], list(wanted))))
         there = {bar.time for bar in shown}
-        gone = [Gone(label, self.seq) for label in changed if label not in there]
+        gone = [Gone(label, label in had) for label in sorted(taken - there)]
+        # Whatever became of it meanwhile: the client has it.
+        shown = [structs.replace(bar, born=min(bar.born, since)) if bar.time in had else bar for bar in shown]
         if not shown and not gone and since < feed.topic.seq:
             return None  # no frame would bring the client to this stream's position
         return Start(feed.topic.seq, True, shown, gone, shown[-1].time if shown else None)
@@ -604,12 +620,15 @@ class MarketActor:
             times = changed.get(feed.rung)
             if not times or not feed.topic.subscriptions:
                 continue
-            lost = self._labels(feed, [self._start(feed.rung, second) for second in seconds]).tolist()
+            lost = set(self._labels(feed, [self._start(feed.rung, second) for second in seconds]).tolist())
             there = had.get(feed, set())
             told = feed.topic.seq
             bars: list[Bar] = []
             gone: list[int] = []
-            for label in np.unique(self._labels(feed, list(times))).tolist():
+            labels = set(self._labels(feed, list(times)).tolist())
+            # What is over closes now: whoever has the newest bar of this seq knows the closing of all that it ended.
+            over = self._over(feed) - labels
+            for label in sorted(labels | over):
                 for bar in await self._surely(self._one, feed, label):
                     # To a stream a bar is new if it was not there when the stream last spoke; what is folded again,
                     # or merged from finer bars, may have been born later than that.
@@ -617,20 +636,27 @@ class MarketActor:
                     bars.append(structs.replace(bar, born=told if old else seq))
                     break
                 else:
-                    if label in lost:
+                    feed.open.pop(label, None)
+                    if label in there:
                         gone.append(label)
-                        feed.open.pop(label, None)
-            feed.topic.publish(seq, bars, gone)
+            if gone or any(bar.time in labels for bar in bars):
+                feed.topic.publish(seq, bars, gone)
+            else:
+                feed.topic.close(bars)
 
     async def _close_bars(self) -> None:
         await self._surely(self._settle)
         for feed in list(self._feeds.values()):
-            over = sorted(t for t, end in feed.open.items() if end <= self._watermark())
-            bars = [bar for t in over for bar in await self._surely(self._one, feed, t)]
+            over = self._over(feed)
+            bars = [bar for t in sorted(over) for bar in await self._surely(self._one, feed, t)]
             for t in over:
                 feed.open.pop(t, None)
             feed.topic.close(bars)
         self._next_end = min((end for feed in self._feeds.values() for end in feed.open.values()), default=math.inf)
+
+    def _over(self, feed: _Feed) -> set[int]:
+        """The bars last shown as not closed whose time is over."""
+        return {t for t, end in feed.open.items() if end <= self._watermark()}
 
 
 def _count(bars: View) -> int:

@@ -21,6 +21,8 @@ class History(Protocol):
     async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]: ...
     async def at(self, kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]: ...
     async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]: ...
+    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[tuple[int, bool]], int]: ...
+    async def last_change(self, kind: str, market: int) -> tuple[int, int]: ...
 
 
 class StoreStatistics(Struct, frozen=True):
@@ -53,6 +55,14 @@ class Store:
     async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]:
         """The buckets of one market that changed after this seq, at most `limit`, the newest first."""
         return await self._read(candles.changed, kind, rung, market, since, limit)
+
+    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[tuple[int, bool]], int]:
+        """The buckets of one market whose bar ended after this seq, and whether it was there then; at most `limit`."""
+        return await self._read(candles.ended, rung, market, since, limit)
+
+    async def last_change(self, kind: str, market: int) -> tuple[int, int]:
+        """The newest seq that changed anything of one market."""
+        return await self._read(candles.last_change, kind, market)
 
     async def _read(self, work: Callable[..., T], *arguments: Any) -> tuple[T, int]:
         self._history_reads += 1

@@ -32,7 +32,7 @@ class MemoryStream:
             if len(changed) <= MOST:
                 then = [bar for bar in ordered if bar.born <= since][-1:]
                 resent = sorted({*changed, *then}, key=lambda bar: bar.time)
-                gone = [Gone(time, rev) for time, rev in sorted(self.gone.items()) if rev > since]
+                gone = [Gone(time, True) for time, rev in sorted(self.gone.items()) if rev > since]
                 return Start(self.topic.seq, True, resent, gone, newest)
         return Start(self.topic.seq, False, ordered[-bars:] if bars else [], [], newest)
 

@@ -1,5 +1,6 @@
 """The engine in the running stack: who sees what, and when markets come and go."""
 
+import math
 import random
 import time
 from pathlib import Path
@@ -89,6 +90,32 @@ async def test_an_idle_market_retires_and_comes_back_as_it_was(tmp_path: Path) -
         bars = await read(stack, "GOLD", "1")
         assert bars == [(NOON, 102, 102, 102, 102, 1, 1), (NOON + 60, 101, 101, 101, 101, 1, 1)]
         assert stack.engine.statistics().opened == 3
+
+
+async def test_a_stream_stands_where_its_market_changed_last_also_after_it_was_closed(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0))
+        await say(stack, trade(60, trade_id=1))
+        reader = Reader(StrictChart("GOLD", "1"), stack.hub, stack.engine)
+        await reader.follow(await stack.registry.named("GOLD"))
+        reader.leave()
+        for second in range(5):
+            await say(stack, trade(second, market="COAL"))
+        await flush(stack)
+        stack.engine._retire(math.inf)
+        for _ in range(2):
+            assert await reader.follow(await stack.registry.named("GOLD"))
+            assert reader.subscription.position == reader.chart.seq == 2
+            reader.leave()
+    async with running(tmp_path) as stack:
+        again = Reader(reader.chart, stack.hub, stack.engine)
+        assert await again.follow(await stack.registry.named("GOLD"))
+        assert again.subscription.position == again.chart.seq == 2
+        # Each time it was told of its last bar, and of the one before, which may have been open for stragglers.
+        assert again.chart.ops == 3 * ["amend", "upsert"]
+        await say(stack, removed(1))
+        assert await read(stack, "GOLD", "1") == again.chart.rows()
+        assert again.chart.seq == stack.engine.committed() == 8
 
 
 async def test_a_market_that_is_read_or_watched_does_not_retire(tmp_path: Path) -> None:

@@ -161,6 +161,41 @@ async def test_a_bar_that_stays_is_amended_whatever_of_it_was_corrected(tmp_path
             assert reader.chart.ops == ["upsert", "upsert", "amend", "delete", "insert"]
 
 
+async def test_a_bar_that_came_back_is_amended_for_whoever_had_it_and_inserted_for_whoever_had_not(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0, trade_id=1), trade(3600))
+        first = await following(stack, "1")
+        first.leave()
+        await say(stack, removed(1))
+        second = await following(stack, "1")
+        second.leave()
+        await say(stack, trade(1, 7))
+        await say(stack, trade(1800, trade_id=2))
+        await say(stack, removed(2))
+        for chart, ops in (
+            (first.chart, ["delete", "amend", "upsert"]),
+            (second.chart, ["delete", "insert", "upsert"]),
+        ):
+            reader = await following(stack, "1", chart)
+            assert await current(stack, reader) == chart.rows()
+            # What came and went meanwhile is deleted too: a chart that was cut off amid a burst may have it.
+            assert chart.ops == ops
+
+
+async def test_a_bar_is_closed_by_the_change_that_brings_the_next_one(tmp_path: Path) -> None:
+    async with running(tmp_path, now=lambda: float(NOON)) as stack:
+        await say(stack, trade(0))
+        reader = await following(stack, "1")
+        for minute in range(1, 4):
+            await say(stack, trade(60 * minute + 2))
+            await current(stack, reader)
+            closed = [bar["closed"] for _, bar in sorted(reader.chart.bars.items())]
+            assert closed == [True] * minute + [False]
+        assert reader.chart.seq == 4
+
+
 async def test_a_week_whose_only_trade_moves_to_another_day_is_amended(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         await say(stack, trade(-3 * WEEK), trade(-WEEK, trade_id=1), trade(0))

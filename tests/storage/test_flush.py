@@ -203,11 +203,11 @@ def check_lives(history: History, db: Connection, rung: int, found: Mapping[Plac
     for seq in range(len(history.commits) + 1):
         for slot in KIND_OF:
             wanted = {
-                t
-                for (market, t), spans_ in expected.items()
-                if market == slot and any(born <= seq < died < END for born, died in spans_)
+                t: any(born <= seq < died < END for born, died in times)
+                for (market, t), times in expected.items()
+                if market == slot and any(seq < died < END for _, died in times)
             }
-            assert candles.ended(db, rung, slot, seq, 100) == sorted(wanted, reverse=True)
+            assert candles.ended(db, rung, slot, seq, 100) == sorted(wanted.items(), reverse=True)
 
 
 def check(history: History, found: Mapping[Place, Candle], rung: int) -> None:
@@ -383,15 +383,10 @@ def test_a_bar_made_corrected_removed_and_made_again_has_the_same_lives_however_
     with transaction(file, "ROLLBACK"):
         for count in cut_:
             flush.apply(file, flush_of([made_of([next(commits)]) for _ in range(count)]))
-        bars = shown(stored(file, 60))
-        assert bars[1, NOON // 10**6]["born"] == 5
-        assert [candles.ended(file, 60, 1, seq, 9) for seq in range(5)] == [
-            [],
-            [NOON // 10**6],
-            [NOON // 10**6],
-            [],
-            [],
-        ]
+        bars, noon = shown(stored(file, 60)), NOON // 10**6
+        assert bars[1, noon]["born"] == 5
+        found = [candles.ended(file, 60, 1, seq, 9) for seq in range(5)]
+        assert found == [[(noon, False)], [(noon, True)], [(noon, True)], [], []]
         check_lives(history, file, 60, bars)
 
 
