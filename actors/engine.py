@@ -16,7 +16,7 @@ from actors.market import MarketActor, Slice, Tick, Window
 from actors.rounds import Round, made
 from actors.vamm import SECOND
 from actors.writer import Writer
-from storage.calendar import Calendar, Resolution
+from storage.calendar import Resolution
 from storage.commits import Commit
 from storage.events import Array
 from storage.histogram import Histogram, Times
@@ -261,11 +261,11 @@ class Engine:
 
     def _actor(self, market: Market) -> MarketActor:
         actor = self._actors.get(market.slot)
-        if actor is not None and not self.has_events(market.slot) and not actor.fits(market):
-            # Its days changed before its first event: what was opened for the old ones holds nothing yet.
-            actor.close()
-            actor = None
-        return actor if actor is not None else self._opened_for(market)
+        if actor is None:
+            return self._opened_for(market)
+        if not self.has_events(market.slot):
+            actor.reckon(market)  # its days may have changed before its first event
+        return actor
 
     def _open(self, slot: int) -> MarketActor:
         actor = self._actors.get(slot)
@@ -277,7 +277,6 @@ class Engine:
         assert self._nursery is not None
         actor = self._actors[market.slot] = MarketActor(
             market,
-            Calendar.parse(market.session, market.timezone),
             self._store,
             self._epoch,
             seq=self._seq,

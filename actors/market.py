@@ -96,7 +96,6 @@ class MarketActor:
     def __init__(
         self,
         record: Market,
-        calendar: Calendar,
         store: History,
         epoch: str,
         *,
@@ -108,9 +107,9 @@ class MarketActor:
     ) -> None:
         """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq."""
         self.record = record
+        self._calendar = Calendar.parse(record.session, record.timezone)
         self.kind = record.kind
         self._layout = LAYOUTS[record.kind]
-        self._calendar = calendar
         self._store = store
         self._epoch = epoch
         self._applied, self._flushed, self._now = applied, flushed, now
@@ -155,9 +154,11 @@ class MarketActor:
         result: Found = found
         return result
 
-    def fits(self, record: Market) -> bool:
-        """Whether this actor reckons its days as the record says."""
-        return (self.record.session, self.record.timezone) == (record.session, record.timezone)
+    def reckon(self, record: Market) -> None:
+        """Reckon days as the record says; only before the first event, while no bar depends on them."""
+        if (self.record.session, self.record.timezone) != (record.session, record.timezone):
+            self._calendar, self._day = Calendar.parse(record.session, record.timezone), (0, 0, 0)
+        self.record = record
 
     @property
     def watched(self) -> bool:

@@ -213,6 +213,24 @@ async def test_a_market_may_change_its_days_until_it_has_events(tmp_path: Path) 
         assert await read(stack, "GOLD", "1D") == [(day, 100, 100, 100, 100, 1, 1)]
 
 
+async def test_whoever_watches_a_market_without_events_sees_them_after_its_days_have_changed(tmp_path: Path) -> None:
+    fields = {"market_symbol": "GOLD", "kind": "spot"}
+    async with running(tmp_path) as stack:
+        await stack.registry.put({**fields, "timezone": "Etc/UTC"})
+        readers = [Reader(StrictChart("GOLD", resolution), stack.hub, stack.engine) for resolution in ("1", "1D", "1W")]
+        for reader in readers:
+            await reader.follow(await stack.registry.named("GOLD"))
+        await stack.registry.put({**fields, "timezone": "Asia/Kolkata"})
+        assert await read(stack, "GOLD", "1D") == []
+        await say(stack, trade(8 * 3600))  # 20:00 UTC, in Kolkata the day after
+        for reader in readers:
+            assert await read(stack, "GOLD", reader.chart.resolution) == reader.chart.rows() != []
+        assert list(readers[1].chart.bars) == [NOON + 12 * 3600]
+        for reader in readers:
+            reader.leave()
+        assert stack.engine.statistics().opened == 1
+
+
 async def test_what_is_committed_between_rounds_is_folded_at_once_when_somebody_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
