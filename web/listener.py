@@ -4,8 +4,8 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import copy
 from http import HTTPStatus
 from urllib.parse import unquote, urlsplit
@@ -224,6 +224,7 @@ class Door:
         self.lifespan = Lifespan(self._app, self._config, self._state)
         self._sockets: set[Socket] = set()
         self._raw: set[trio.socket.SocketType] = set()
+        self._silent: set[trio.CancelScope] = set()  # of connections that nobody has said anything on
         self._draining = False
         self._empty = trio.Event()
 
@@ -248,6 +249,8 @@ class Door:
         await self._context.terminated.set()
         for open_socket in list(self._sockets):
             open_socket.close(1001, STOPPING)
+        for waiting in self._silent:
+            waiting.cancel()
         if self._raw:
             await self._empty.wait()
 
@@ -264,7 +267,7 @@ class Door:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
         stream: trio.SocketStream | trio.SSLStream[trio.SocketStream] = transport
         data = b""
-        with trio.move_on_after(HEAD_SECONDS) as patience:
+        with trio.move_on_after(HEAD_SECONDS) as patience, self._leaving_silent(patience) as heard:
             if self._tls:
                 stream = trio.SSLStream(transport, self._tls, server_side=True, https_compatible=True)
                 await stream.do_handshake()
@@ -276,6 +279,7 @@ class Door:
                     more = await stream.receive_some(HEAD_BYTES)
                     if not more:
                         return
+                    heard()
                     data += more
         if patience.cancelled_caught:
             if data:
@@ -294,6 +298,16 @@ class Door:
             # A context that has ended closes the connection before its first answer.
             config, context = (self._last, WorkerContext(None)) if self._draining else (self._config, self._context)
             await TCPServer(self._app, config, context, state, rewound).run()  # type: ignore[arg-type] # has what it uses of an SSLStream
+
+    @contextmanager
+    def _leaving_silent(self, waiting: trio.CancelScope) -> Iterator[Callable[[], None]]:
+        """Cancel `waiting` when the drain begins, unless something was heard by then: browsers open connections
+        beforehand, and nobody should wait for those."""
+        self._silent.add(waiting)
+        try:
+            yield lambda: self._silent.discard(waiting)
+        finally:
+            self._silent.discard(waiting)
 
     async def _upgrade(
         self,

@@ -387,6 +387,23 @@ async def test_a_running_request_is_finished_and_nothing_new_is_accepted() -> No
             await server.ended.wait()
 
 
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_connection_that_nobody_has_spoken_on_delays_no_stop(
+    secure: bool, request: pytest.FixtureRequest
+) -> None:
+    ours, theirs = contexts(request.getfixturevalue("certificate")) if secure else (None, None)
+    async with running(tls=ours) as server:
+        silent = await server.connect()  # without a handshake, where there is one
+        shaken = trio.SSLStream(await server.connect(), theirs, https_compatible=True) if theirs else None
+        if shaken:
+            await shaken.do_handshake()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await server.drained() < 1
+        assert await everything(silent, 1) == b""
+        if shaken:
+            await trio.aclose_forcefully(shaken)
+
+
 async def test_a_request_whose_head_arrives_during_the_drain_is_answered_and_is_the_last() -> None:
     async with running() as server:
         stream = await server.connect()
