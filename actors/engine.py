@@ -81,6 +81,7 @@ class Engine:
         self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
         self._lived[lived] = True
         self._actors: dict[int, MarketActor] = {}
+        self._slots: dict[str, int] = {}  # by symbol, of the markets with an actor
         self._pending: list[Commit] = []
         self._wake = trio.Event()
         self._hurry = trio.Event()
@@ -139,10 +140,9 @@ class Engine:
 
     def unsubscribe(self, topic: Topic, subscription: Subscription) -> None:
         """Leave a stream."""
-        for actor in self._actors.values():
-            if actor.record.market_symbol == topic.symbol:
-                actor.unsubscribe(topic, subscription)
-                return
+        slot = self._slots.get(topic.symbol)
+        if slot is not None:
+            self._actors[slot].unsubscribe(topic, subscription)
 
     def close(self) -> None:
         """Take in what was committed, close the markets, and let `run` return."""
@@ -285,6 +285,7 @@ class Engine:
             flushed=self._writer.flushed,
             now=self._now,
         )
+        self._slots[market.market_symbol] = market.slot
         self._opened += 1
         self._nursery.start_soon(actor.run)
         return actor
@@ -305,6 +306,6 @@ class Engine:
         for slot, actor in list(self._actors.items()):
             idle = now - actor.idle_since >= self._idle
             if idle and not actor.watched and not actor.busy and actor.seq <= self._writer.applied:
-                del self._actors[slot]
+                del self._actors[slot], self._slots[actor.record.market_symbol]
                 actor.close()
                 self._retired += 1

@@ -2,8 +2,11 @@
 
 import math
 import random
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -229,6 +232,34 @@ async def test_whoever_watches_a_market_without_events_sees_them_after_its_days_
         for reader in readers:
             reader.leave()
         assert stack.engine.statistics().opened == 1
+
+
+async def test_leaving_costs_the_same_however_many_markets_are_open(tmp_path: Path) -> None:
+    def steps(work: Callable[[], object]) -> int:
+        """How many lines and calls it took."""
+        count = 0
+
+        def counted(*_: object) -> Any:
+            nonlocal count
+            count += 1
+            return counted
+
+        sys.settrace(counted)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        return count
+
+    async with running(tmp_path) as stack:
+        costs = []
+        for number in range(101):
+            await say(stack, trade(0, market=f"M{number}"))
+            reader = Reader(StrictChart(f"M{number}", "1"), stack.hub, stack.engine)
+            await reader.follow(await stack.registry.named(f"M{number}"))
+            costs.append(steps(reader.leave))
+        assert stack.engine.statistics().active == 101
+        assert costs[100] == costs[1]
 
 
 async def test_what_is_committed_between_rounds_is_folded_at_once_when_somebody_asks(
