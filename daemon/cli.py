@@ -180,6 +180,53 @@ def _rejects(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _import(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import trio
+
+    from daemon import importing, logs
+    from daemon.mapping import Times
+    from daemon.progress import Progress
+
+    config = _settings(arguments).config
+    plan = importing.Plan(
+        files=tuple(Path(name) for name in arguments.files),
+        market=arguments.market or "",
+        given=tuple(arguments.map),
+        where=arguments.where or "",
+        times=Times(arguments.time_unit, arguments.timezone, arguments.time_format),
+        create=arguments.create,
+    )
+    with importing.sources(plan) as some:
+        for source in some:
+            _tell(f"{source.file.path}:", *(f"  {_harmless(line)}" for line in source.lines(plan.where)))
+        if arguments.dry_run:
+            return DONE
+        logs.configure(config.log_format, "warning")
+        with Progress("rows") as progress:
+            tally = trio.run(importing.run, config, plan, some, progress, arguments.url, arguments.key)
+    for problem in tally.errors:
+        print(f"candled: {_harmless(problem)}", file=sys.stderr)
+    if tally.rejected > len(tally.errors):
+        _tell(f"  and {tally.rejected - len(tally.errors):,} more; `candled rejects` lists the newest")
+    rate = tally.rows / tally.seconds if tally.seconds else 0
+    _tell(
+        f"{tally.accepted:,} events taken, {tally.duplicates:,} known already, {tally.corrected:,} corrected, "
+        f"{tally.retracted:,} taken back, {tally.rejected:,} refused, in {tally.seconds:.1f} s ({rate:,.0f}/s)"
+    )
+    if arguments.json:
+        from msgspec import structs
+
+        _print_json(structs.asdict(tally))
+    return FAILED if tally.rejected else DONE
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        print(line, file=sys.stderr)
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="candled",
@@ -231,6 +278,35 @@ def _parser() -> Parser:
     revoke = _command(kinds, "revoke", _token_revoke, "end a key", "candled token revoke 3")
     revoke.add_argument("id", type=_key_number, metavar="ID", help="its number in the list")
 
+    importing = _command(
+        commands,
+        "import",
+        _import,
+        "read files of events (CSV, Parquet, NDJSON; also .gz, .zst), into the data directory or through its daemon",
+        "candled import trades.csv.gz --market BTC --create spot --dry-run",
+    )
+    importing.add_argument("files", nargs="+", metavar="FILE", help="what to read; again after a cut, it goes on")
+    importing.add_argument("--market", metavar="M", help="the market of every row, where no column names it")
+    importing.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="COLUMN=FIELD",
+        help="read a field of the events from this column, or from an SQL expression over the columns",
+    )
+    importing.add_argument("--where", metavar="SQL", help="only rows for which this holds, such as 'NOT suspicious'")
+    importing.add_argument("--time-unit", choices=("s", "ms", "us", "ns"), help="of times that are numbers")
+    importing.add_argument(
+        "--time-format", metavar="FORMAT", help="of times that are texts, such as '%%Y%%m%%d %%H:%%M'"
+    )
+    importing.add_argument("--timezone", default="UTC", metavar="ZONE", help="of times without a zone (default UTC)")
+    importing.add_argument("--create", choices=("perp", "spot"), help="make markets that are not there, of this kind")
+    importing.add_argument("--dry-run", action="store_true", help="show how the files would be read, and stop")
+    importing.add_argument("--url", metavar="URL", help="a daemon elsewhere, instead of the data directory")
+    importing.add_argument("--key", default=os.environ.get("CANDLED_KEY"), help="its ingest key (or CANDLED_KEY)")
+    _json(importing)
+
     check = _command(
         commands,
         "check",
@@ -272,6 +348,13 @@ def _listening(parser: Parser) -> None:
 
 def _json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    source, equals, field = text.rpartition("=")
+    if not equals or not source.strip() or not field.strip():
+        raise argparse.ArgumentTypeError(f"expected COLUMN=FIELD, got {text!r}")
+    return source.strip(), field.strip()
 
 
 def _count(text: str) -> int:

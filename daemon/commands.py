@@ -15,6 +15,7 @@ from storage.errors import CandledError, Unavailable
 from storage.records import ApiKey, Reject
 from storage.state import State
 
+ADDRESS = "address"  # the file in the data directory that says where its daemon listens
 LITTLE_SPACE = 1 << 30  # bytes; below, `check` says so
 
 
@@ -104,7 +105,7 @@ def folder(config: Config) -> Folder:
         path=str(path),
         exists=True,
         usable=usable,
-        in_use=_in_use(config.journal_folder / "lock"),
+        in_use=in_use(config),
         bytes=sum(size for _, size in _files(path)),
         free_bytes=free,
         markets=registered,
@@ -152,12 +153,23 @@ def _files(path: Path) -> Iterator[tuple[Path, int]]:
             continue
 
 
-def _in_use(lock: Path) -> bool:
+def in_use(config: Config) -> bool:
+    """Whether a process has the data directory open."""
     try:
-        with lock.open("rb") as file:
+        with (config.journal_folder / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:
         return False
     return False
+
+
+def address(config: Config) -> str:
+    """Where the daemon that uses the data directory listens."""
+    try:
+        return (config.data / ADDRESS).read_text().strip()
+    except OSError:
+        raise Unavailable(
+            f"{config.data} is in use, but not by a daemon that says where it listens; give its address with --url"
+        ) from None

@@ -4,7 +4,8 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -12,7 +13,7 @@ import trio
 
 from daemon import __version__, tls
 from daemon import demo as samples
-from daemon.commands import first_key, make_folder
+from daemon.commands import ADDRESS, first_key, make_folder
 from daemon.config import Config
 from daemon.stack import Recovered, Stack, StackSettings, opened
 from storage import keys
@@ -79,9 +80,10 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             address = await nursery.start(listening)
             if demo:
                 nursery.start_soon(samples.run, stack.registry, stack.intake)
-            _announce(config, address, demo)
-            if not demo and not await stack.door.run(keys.has_admin, stack.state):
-                log.warning("there is no admin key yet", make_one=first_key(config))
+            with _announced(config, address, demo):
+                if not demo and not await stack.door.run(keys.has_admin, stack.state):
+                    log.warning("there is no admin key yet", make_one=first_key(config))
+                await trio.sleep_forever()
     gc.unfreeze()
     log.info("stopped")
 
@@ -167,9 +169,18 @@ def _report(config: Config, found: Recovered, seconds: float) -> None:
     log.info("opened", data=str(config.data), recovered=found.events, seconds=round(seconds, 3))
 
 
-def _announce(config: Config, address: tuple[str, int], demo: bool) -> None:
+@contextmanager
+def _announced(config: Config, address: tuple[str, int], demo: bool) -> Iterator[None]:
+    """Say where it listens: in the log, and in a file for the commands that work through a running daemon."""
     host, port = address
     host = f"[{host}]" if ":" in host else host
     shown = "localhost" if host in ("127.0.0.1", "[::1]") else host
     scheme = "https" if config.tls else "http"
-    log.info("listening", address=f"{scheme}://{shown}:{port}", data=str(config.data), demo=demo)
+    url = f"{scheme}://{shown}:{port}"
+    said = config.data / ADDRESS
+    said.write_text(url + "\n")
+    log.info("listening", address=url, data=str(config.data), demo=demo)
+    try:
+        yield
+    finally:
+        said.unlink(missing_ok=True)

@@ -1,0 +1,307 @@
+"""`candled import`: files of events into a data directory, or through the daemon that runs on it."""
+
+import http.client
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import trio
+from msgspec import Struct, structs
+
+from actors.bodies import ARROW
+from daemon import commands
+from daemon.config import Config
+from daemon.files import File
+from daemon.mapping import Choice, Times, chosen
+from daemon.serve import stack_settings
+from daemon.stack import Stack, opened
+from storage.errors import BadRequest, Unavailable
+from storage.records import Kind
+
+ROWS = 50_000  # in one request
+FLYING = 4  # requests under way at a time
+PATIENCE = 120.0  # seconds that an unreachable or full daemon is waited for
+FIRST = 3  # rows of a file that are shown before it starts
+SHOWN = 5  # refused rows that are listed
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What is to be imported, and how it is to be read."""
+
+    files: tuple[Path, ...]
+    market: str
+    given: tuple[tuple[str, str], ...]
+    where: str
+    times: Times
+    create: Kind | None
+
+
+class Tally(Struct, kw_only=True):
+    """What became of the rows."""
+
+    rows: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    corrected: int = 0
+    retracted: int = 0
+    rejected: int = 0
+    errors: list[str] = []  # the first few
+    seconds: float = 0.0
+
+
+class _Rejected(Struct):
+    index: int
+    error: str
+
+
+class _Answer(Struct):
+    accepted: int
+    duplicates: int
+    corrected: int
+    retracted: int
+    rejected: list[_Rejected]
+    rejected_count: int
+
+
+class Sink(Protocol):
+    """Where events go: an Arrow stream in, the answer of ingest out."""
+
+    async def submit(self, body: bytes) -> bytes: ...
+
+
+class Reporter(Protocol):
+    """Who is told how far it is."""
+
+    def begin(self, what: str, total: int, done: int) -> None: ...
+    def advance(self, rows: int) -> None: ...
+
+
+class Source(NamedTuple):
+    """A file, and how it is read."""
+
+    file: File
+    choices: list[Choice]
+
+    def lines(self, where: str) -> list[str]:
+        """Its fields, and its first events."""
+        width = max(len(choice.field) for choice in self.choices)
+        lines = [f"{choice.field:<{width}}  from {choice.origin}" for choice in self.choices]
+        first = next(self.file.read(self.choices, where, 0, FIRST), None)
+        for row in first.slice(0, FIRST).to_pylist() if first is not None else ():
+            lines.append(", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+        return lines if first is not None else [*lines, "no rows"]
+
+
+@contextmanager
+def sources(plan: Plan) -> Iterator[list[Source]]:
+    """The files, open. Raises BadRequest where one cannot be read."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(File(path)) for path in plan.files]
+        yield [Source(file, chosen(file, plan.given, plan.market, plan.times)) for file in files]
+
+
+async def run(
+    config: Config, plan: Plan, some: Sequence[Source], report: Reporter, url: str | None, key: str | None
+) -> Tally:
+    """Import all files; rows that were taken by an earlier run that was cut off are passed over."""
+    tally = Tally()
+    began = time.perf_counter()
+    async with _sink(config, plan.create, url, key) as sink:
+        for source in some:
+            await _import(config, plan, source, sink, report, tally)
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report: Reporter, tally: Tally) -> None:
+    file, choices = source
+    path = file.path
+    total = await trio.to_thread.run_sync(file.count, plan.where)
+    fingerprint = await trio.to_thread.run_sync(file.fingerprint)
+    progress = _Progress(config.data / "imports", fingerprint, choices, plan.where)
+    done = min(progress.done, total)
+    report.begin(path.name, total, done)
+    if done >= total:
+        return
+    batches = file.read(choices, plan.where, done, ROWS)
+    numbered = not {"trade_id", "transaction_hash"} & {choice.field for choice in choices}
+    send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
+    finished: dict[int, int] = {}  # chunks that overtook others: first row → rows
+
+    async def sending(chunks: trio.MemoryReceiveChannel[tuple[int, pa.RecordBatch]]) -> None:
+        async with chunks:
+            async for at, batch in chunks:
+                body = await trio.to_thread.run_sync(_encoded, batch, fingerprint if numbered else "", at)
+                answer = msgspec.json.decode(await sink.submit(body), type=_Answer)
+                _count(tally, path, at, answer)
+                if answer.rejected_count == batch.num_rows == tally.rejected:
+                    raise BadRequest(f"{tally.errors[0]}; so it is with every row looked at: nothing was imported")
+                finished[at] = batch.num_rows
+                while progress.done in finished:
+                    progress.advance(finished.pop(progress.done))
+                tally.rows += batch.num_rows
+                report.advance(batch.num_rows)
+
+    async with trio.open_nursery() as nursery, send, receive:
+        for _ in range(FLYING):
+            nursery.start_soon(sending, receive.clone())
+        at = done
+        while (batch := await trio.to_thread.run_sync(next, batches, None)) is not None:
+            await send.send((at, batch))
+            at += batch.num_rows
+
+
+def _encoded(batch: pa.RecordBatch, fingerprint: str, at: int) -> bytes:
+    """The Arrow stream of some rows; those without an identity get one from the file's content and their number."""
+    if fingerprint:
+        rows = pc.utf8_lpad(pa.array(range(at, at + batch.num_rows)).cast(pa.string()), 12, "0")
+        ids = pc.binary_join_element_wise(pa.scalar(f"{fingerprint[:12]}-"), rows, "")
+        batch = batch.append_column("trade_id", ids)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def _count(tally: Tally, path: Path, at: int, answer: _Answer) -> None:
+    tally.accepted += answer.accepted
+    tally.duplicates += answer.duplicates
+    tally.corrected += answer.corrected
+    tally.retracted += answer.retracted
+    tally.rejected += answer.rejected_count
+    for one in answer.rejected[: SHOWN - len(tally.errors)]:
+        tally.errors.append(f"{path.name}: row {at + one.index + 1}: {one.error}")
+
+
+class _Progress:
+    """How many rows of a file were taken, for a run that comes after one that was cut off."""
+
+    def __init__(self, folder: Path, fingerprint: str, choices: Sequence[Choice], where: str) -> None:
+        said = msgspec.json.encode([fingerprint, [(one.field, one.sql) for one in choices], where])
+        self._path = folder / f"{blake2b(said, digest_size=12).hexdigest()}.json"
+        try:
+            self.done = int(json.loads(self._path.read_bytes())["rows"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.done = 0
+
+    def advance(self, rows: int) -> None:
+        """So many rows more, from the first on without a gap, are in the journal."""
+        self.done += rows
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self._path.with_suffix(".new")
+        beside.write_bytes(msgspec.json.encode({"rows": self.done}))
+        os.replace(beside, self._path)
+
+
+@asynccontextmanager
+async def _sink(config: Config, create: Kind | None, url: str | None, key: str | None) -> AsyncIterator[Sink]:
+    """Into the data directory itself when nobody uses it, else through the daemon that does."""
+    if url is not None:
+        if not key:
+            raise BadRequest("--url needs a key: give --key, or set CANDLED_KEY")
+        yield Remote(url, key, create)
+        return
+    commands.make_folder(config)
+    if not commands.in_use(config):
+        async with opened(structs.replace(stack_settings(config), create=create)) as stack:
+            yield Direct(stack)
+        return
+    address = commands.address(config)
+    with _borrowed_key(config, "admin" if create else "ingest") as borrowed:
+        yield Remote(address, borrowed, create)
+
+
+@contextmanager
+def _borrowed_key(config: Config, scope: str) -> Iterator[str]:
+    """A key for as long as the import runs."""
+    name = f"candled import, process {os.getpid()}"
+    key = commands.create_token(config, scope, name)
+    try:
+        yield key
+    finally:
+        for known in commands.tokens(config):
+            if known.name == name and known.revoked is None:
+                commands.revoke_token(config, known.id)
+
+
+class Direct:
+    """The intake of a data directory that this process has opened."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._intake = stack.intake
+
+    async def submit(self, body: bytes) -> bytes:
+        """Take events."""
+        answer: bytes = await self._intake.submit(body, ARROW, source="import")
+        return answer
+
+
+class Remote:
+    """The ingest of a running daemon."""
+
+    def __init__(self, url: str, key: str, create: Kind | None) -> None:
+        self._url = urlsplit(url if "//" in url else f"http://{url}")
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise BadRequest(f"--url: expected something like http://127.0.0.1:8000, got {url!r}")
+        self._path = "/api/ingest/events" + (f"?create={create}" if create else "")
+        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": ARROW}
+        self._idle: list[http.client.HTTPConnection] = []
+
+    async def submit(self, body: bytes) -> bytes:
+        """Post events; a daemon that is away, full or limits us is waited for."""
+        until = trio.current_time() + PATIENCE
+        while True:
+            try:
+                status, headers, answer = await trio.to_thread.run_sync(self._post, body)
+            except (OSError, http.client.HTTPException) as error:
+                problem, pause = f"{self._url.geturl()}: {error}", 1.0
+            else:
+                if status == 200:
+                    return answer
+                problem = f"{self._url.geturl()} answered {status}: {_told(answer)}"
+                if status not in (429, 503):
+                    raise BadRequest(problem)
+                pause = _seconds(headers.get("Retry-After"))
+            if trio.current_time() + pause > until:
+                raise Unavailable(f"{problem}; what was taken stays, start the same command again to go on")
+            await trio.sleep(pause)
+
+    def _post(self, body: bytes) -> tuple[int, Any, bytes]:
+        connection = self._idle.pop() if self._idle else self._connected()
+        try:
+            connection.request("POST", self._path, body, self._headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except BaseException:
+            connection.close()
+            raise
+        self._idle.append(connection)
+        return response.status, response.headers, answer
+
+    def _connected(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        assert self._url.hostname is not None
+        return kind(self._url.hostname, self._url.port, timeout=60)
+
+
+def _told(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["error"])
+    except (ValueError, KeyError, TypeError):
+        return answer[:200].decode(errors="replace")
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return min(max(float(text or 1), 0.1), 30.0)
+    except ValueError:
+        return 1.0

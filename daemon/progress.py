@@ -1,0 +1,93 @@
+"""How far long work is: a bar with rate and time left on a terminal, a line every few seconds elsewhere."""
+
+import sys
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+EVERY = 5.0  # seconds between lines
+
+
+class Progress:
+    """Tells standard error; standard output is for what the command is asked for."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._stack = ExitStack()
+        self._bar: _Bar | None = None
+        self._what, self._total, self._done = "", 0, 0
+        self._began = self._told = 0.0
+        self._skipped = 0
+
+    def __enter__(self) -> Self:
+        if sys.stderr.isatty():
+            self._bar = self._stack.enter_context(_Bar(self._unit))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        """The next piece of work, of which so much was done by an earlier run."""
+        self._what, self._total, self._done, self._skipped = what, total, done, done
+        self._began = self._told = time.monotonic()
+        if done:
+            print(f"{what}: {done:,} {self._unit} were taken by an earlier run; going on behind them", file=sys.stderr)
+        if self._bar is not None:
+            self._bar.begin(what, total, done)
+
+    def advance(self, count: int) -> None:
+        """So much more is done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.advance(count)
+        elif (now := time.monotonic()) - self._told >= EVERY:
+            self._told = now
+            rate = (self._done - self._skipped) / (now - self._began)
+            left = (self._total - self._done) / rate if rate else 0
+            print(
+                f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class _Bar:
+    """rich's, which is loaded only where it is seen."""
+
+    def __init__(self, unit: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._progress = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(f"{unit}, {{task.fields[rate]}}/s"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task("", total=None, rate="-")
+        self._began, self._count = time.monotonic(), 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        self._began, self._count = time.monotonic(), 0
+        self._progress.reset(self._task, description=what, total=total, completed=done, rate="-")
+
+    def advance(self, count: int) -> None:
+        self._count += count
+        rate = self._count / max(time.monotonic() - self._began, 1e-9)
+        self._progress.update(self._task, advance=count, rate=f"{rate:,.0f}")

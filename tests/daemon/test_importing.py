@@ -1,0 +1,263 @@
+"""Files of events, into a data directory and through the daemon that runs on it."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import trio
+import zstandard
+
+from daemon import importing
+from daemon.config import Config, load
+from daemon.importing import Plan, Tally
+from daemon.mapping import Times
+from storage.errors import BadRequest, Unavailable
+from storage.records import Kind
+from tests.daemons import BIN, environment
+from tests.daemons import running as daemon
+from tests.histories import read
+from tests.stacks import running
+
+DATA = Path(__file__).parent.parent / "data"
+TRADES, CANDLES = DATA / "crypto_bequant_2021_07.trades.csv.gz", DATA / "crypto_bequant_2021_07.candles_1m.csv.gz"
+HOUR = 3600
+
+
+class Told:
+    """What a reporter was told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int, int]] = []
+        self.rows = 0
+
+    def begin(self, what: str, total: int, done: int) -> None:
+        self.begun.append((what, total, done))
+
+    def advance(self, rows: int) -> None:
+        self.rows += rows
+
+
+def config(data: Path) -> Config:
+    return load({"data": str(data)}, {}, demo=False).config
+
+
+def plan(*files: Path, market: str = "", create: Kind | None = "spot", where: str = "") -> Plan:
+    return Plan(files=files, market=market, given=(), where=where, times=Times(), create=create)
+
+
+async def imported(data: Path, wanted: Plan, report: Told | None = None) -> Tally:
+    with importing.sources(wanted) as some:
+        return await importing.run(config(data), wanted, some, report or Told(), None, None)
+
+
+def candled(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BIN / "candled", "import", *arguments, "--data", str(data)],
+        capture_output=True,
+        text=True,
+        env=environment(data.parent),
+        timeout=60,
+    )
+
+
+def trades(count: int, *, ids: bool) -> list[dict[str, object]]:
+    """Trades of two hours, several to a second, the same second's prices in an order that counts."""
+    rows: list[dict[str, object]] = []
+    for i in range(count):
+        at = 1_700_000_000_000 + i * 7200_000 // count // 1000 * 1000
+        rows.append({"ts_ms": at, "price": f"{100 + i * 37 % 11}.{i % 7}", "qty": f"0.{i % 9 + 1}"})
+        if ids:
+            rows[-1]["trade_id"] = i
+    return rows
+
+
+def csv(path: Path, rows: list[dict[str, object]]) -> Path:
+    text = "\n".join([",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]) + "\n"
+    opened: Callable[[Path, bytes], object] = {
+        ".gz": lambda to, said: to.write_bytes(gzip.compress(said)),
+        ".zst": lambda to, said: to.write_bytes(zstandard.compress(said)),
+    }.get(path.suffix, lambda to, said: to.write_bytes(said))
+    opened(path, text.encode())
+    return path
+
+
+def parquet(path: Path, rows: list[dict[str, object]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def ndjson(path: Path, rows: list[dict[str, object]]) -> Path:
+    said = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    path.write_bytes(gzip.compress(said) if path.suffix == ".gz" else said)
+    return path
+
+
+async def test_the_bars_of_an_imported_file_are_those_that_the_exchange_published(tmp_path: Path) -> None:
+    tally = await imported(tmp_path / "data", plan(TRADES))
+    with duckdb.connect() as db:
+        rows = db.execute(
+            "SELECT symbol, CAST(epoch(timestamp) AS BIGINT), open, high, low, close, volume "
+            f"FROM read_csv('{CANDLES}') WHERE symbol IN (SELECT symbol FROM read_csv('{TRADES}')) ORDER BY 1, 2"
+        ).fetchall()
+        ((sent,),) = db.execute(f"SELECT count(*) FROM read_csv('{TRADES}')").fetchall()
+    assert (tally.rows, tally.accepted, tally.rejected) == (sent, sent, 0)
+    agreed = 0
+    async with running(tmp_path / "data") as stack:
+        ours = {
+            (symbol, bar[0]): bar[1:6] for symbol in {row[0] for row in rows} for bar in await read(stack, symbol, "1")
+        }
+    for symbol, at, *published in rows:
+        if (bar := ours.get((symbol, at))) is not None and bar == pytest.approx(tuple(published), rel=1e-12):
+            agreed += 1
+    assert agreed >= 450  # of the others the recording of trades holds a part only, as the strict gate has it
+
+
+@pytest.mark.parametrize("ids", [True, False])
+async def test_every_kind_of_file_gives_the_same_bars_and_again_changes_nothing(tmp_path: Path, ids: bool) -> None:
+    rows = trades(500, ids=ids)
+    files = [
+        csv(tmp_path / "a.csv", rows),
+        csv(tmp_path / "b.csv.gz", rows),
+        csv(tmp_path / "c.csv.zst", rows),
+        parquet(tmp_path / "d.parquet", rows),
+        ndjson(tmp_path / "e.ndjson", rows),
+        ndjson(tmp_path / "f.jsonl.gz", rows),
+    ]
+    for n, file in enumerate(files):
+        tally = await imported(tmp_path / "data", plan(file, market=f"M{n}"))
+        assert (tally.accepted, tally.rejected, tally.duplicates) == (500, 0, 0), file
+        (tmp_path / "data" / "imports").rename(tmp_path / f"imports{n}")  # as if no earlier run were known of
+        again = await imported(tmp_path / "data", plan(file, market=f"M{n}"))
+        assert (again.accepted, again.duplicates) == (0, 500), file
+    async with running(tmp_path / "data") as stack:
+        bars = [await read(stack, f"M{n}", "1") for n in range(len(files))]
+        assert len(bars[0]) == 121  # the hour began 20 s into a minute
+        assert all(some == bars[0] for some in bars[1:])
+
+
+async def test_rows_that_were_taken_are_passed_over_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "ROWS", 50)
+    monkeypatch.setattr(importing, "FLYING", 1)
+    file = csv(tmp_path / "a.csv", trades(1000, ids=True))
+    submit, asked = importing.Direct.submit, 0
+
+    async def failing(self: importing.Direct, body: bytes) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked > 6:
+            raise Unavailable("the plug was pulled")
+        return await submit(self, body)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing.Direct, "submit", failing)
+        with pytest.raises(ExceptionGroup):
+            await imported(tmp_path / "data", plan(file, market="M"))
+    told = Told()
+    tally = await imported(tmp_path / "data", plan(file, market="M"), told)
+    ((_, total, done),) = told.begun
+    assert (total, done) == (1000, 300)
+    assert (tally.rows, tally.accepted, tally.duplicates) == (700, 700, 0)
+
+
+async def test_killed_it_goes_on_and_nothing_is_missing_or_twice(tmp_path: Path) -> None:
+    rows = trades(400_000, ids=False)
+    file = parquet(tmp_path / "a.parquet", rows)
+    data = tmp_path / "data"
+    process = await trio.lowlevel.open_process(
+        [BIN / "candled", "import", file, "--market", "M", "--create", "spot", "--data", data],
+        env=environment(tmp_path),
+        stderr=subprocess.DEVNULL,
+    )
+    progress = data / "imports"
+    with trio.fail_after(60):
+        while not list(progress.glob("*.json")):  # noqa: ASYNC110 - another process makes it
+            await trio.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    assert await process.wait() == -signal.SIGKILL
+    told = Told()
+    tally = await imported(data, plan(file, market="M"), told)
+    ((_, _, done),) = told.begun
+    assert 0 < done < 400_000
+    assert tally.rows == 400_000 - done
+    async with running(data) as stack:
+        assert sum(bar[6] for bar in await read(stack, "M", "60")) == 400_000
+
+
+async def test_beside_a_running_daemon_it_goes_through_it(tmp_path: Path) -> None:
+    home, data = tmp_path, tmp_path / "data"
+    file = csv(tmp_path / "a.csv", trades(500, ids=True))
+    async with daemon("serve", "--data", str(data), home=home) as running_:
+        done = await trio.to_thread.run_sync(
+            lambda: candled(data, str(file), "--market", "M", "--create", "spot", "--json")
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["accepted"] == 500
+        url = f"http://127.0.0.1:{running_.port}/api/tradingview/history?symbol=M&resolution=60&from=0&to=1800000000"
+        bars = json.loads(await trio.to_thread.run_sync(lambda: urllib.request.urlopen(url).read()))
+        assert sum(bars["v"]) == pytest.approx(sum(float(str(row["qty"])) for row in trades(500, ids=True)))
+        # Its key was made for this once.
+        listed = await trio.run_process(
+            [BIN / "candled", "token", "list", "--json", "--data", str(data)], capture_stdout=True
+        )
+        (key,) = json.loads(listed.stdout)
+        assert key["revoked"] is not None
+    assert not (data / "address").exists()
+
+
+def test_a_dry_run_shows_how_it_would_be_read_and_leaves_nothing(tmp_path: Path) -> None:
+    file = csv(tmp_path / "a.csv", trades(5, ids=True))
+    done = candled(tmp_path / "data", str(file), "--market", "M", "--dry-run")
+    assert done.returncode == 0
+    assert "timestamp      from ts_ms (ms since 1970)" in done.stderr
+    assert "price 100.0" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+async def test_refused_rows_are_counted_and_named_by_their_row(tmp_path: Path) -> None:
+    rows = trades(10, ids=True)
+    rows[3]["price"] = "minus one"
+    rows[7]["ts_ms"] = ""
+    done = await trio.to_thread.run_sync(
+        lambda: candled(tmp_path / "data", str(csv(tmp_path / "a.csv", rows)), "--market", "M", "--create", "spot")
+    )
+    assert done.returncode == 1
+    assert "a.csv: row 4: price: expected a number" in done.stderr
+    assert "a.csv: row 8: timestamp: " in done.stderr
+    assert "8 events taken" in done.stderr
+    assert "2 refused" in done.stderr
+
+
+async def test_a_market_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:
+    file = csv(tmp_path / "a.csv", trades(10, ids=True))
+    with pytest.raises(ExceptionGroup) as raised:
+        await imported(tmp_path / "data", plan(file, market="GLOD", create=None))
+    assert raised.group_contains(BadRequest, match="no market named 'GLOD'; so it is with every row", depth=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.xlsx", b"x", "expected a file named .csv, .parquet, .ndjson or .jsonl"),
+        ("a.parquet", b"not parquet", "a.parquet: "),
+        ("a.csv.gz", b"not gzip", "a.csv.gz: "),
+        ("missing.csv", None, "missing.csv: no such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    done = candled(tmp_path / "data", str(tmp_path / name), "--market", "M")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
