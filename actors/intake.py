@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import groupby
 from typing import Any, Protocol
 
 import msgspec
@@ -126,6 +127,7 @@ class _Held:
 @dataclass(slots=True)
 class _Request:
     words: Events
+    stamped: bool
     index: Array
     rejected: list[Rejected]
     key: str | None
@@ -251,7 +253,7 @@ class Intake:
         reply, answer = trio.open_memory_channel["bytes | CandledError"](1)
         self._waiting += 1
         try:
-            await self._queue(_Request(found.events, found.index, found.rejected, key, asked, reply))
+            await self._queue(_Request(found.events, self._apart(work), found.index, found.rejected, key, asked, reply))
             told = await answer.receive()
         finally:
             self._waiting -= 1
@@ -271,16 +273,19 @@ class Intake:
             raise
 
     async def _decoded(self, work: tuple[bytes, str, str, bool]) -> Decoded:
-        if len(work[0]) > INLINE or work[2]:
-            found: Decoded = await self._run(self._decode, *work)
+        if self._apart(work):
+            found: Decoded = await self._run(lambda: _stamped(self._decode(*work)))
             return found
         return self._decode(*work)
+
+    def _apart(self, work: tuple[bytes, str, str, bool]) -> bool:
+        """Whether a body is worth a hop to a thread; its events are stamped there, those of others by the commit."""
+        return len(work[0]) > INLINE or bool(work[2])
 
     def _decode(self, body: bytes, content_type: str, encoding: str, final: bool) -> Decoded:
         if encoding and encoding.lower() != "identity":
             body = decompress(body, encoding, self._limit)
-        found = decode(body, content_type, self._names, int(self._now() * 1e6), final=final, limit=self._limit)
-        return found if found.unknown else Decoded(hashing.stamped(found.events), found.index, found.rejected, [])
+        return decode(body, content_type, self._names, int(self._now() * 1e6), final=final, limit=self._limit)
 
     def _letters(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
         at = int(self._now() * 1e6)
@@ -360,7 +365,7 @@ class Intake:
     async def _commit(self, group: Sequence[_Request]) -> None:
         began = time.perf_counter()
         seq = self._engine.committed() + 1
-        words = concat([request.words for request in group])
+        words = _joined(group)
         commit, outcome = await self._resolved(seq, words)
         answers = self._answers_to(group, outcome, seq if commit else seq - 1)
         kept = [
@@ -483,6 +488,19 @@ class Intake:
             )
             answers.append(msgspec.json.encode(answer))
         return answers
+
+
+def _stamped(found: Decoded) -> Decoded:
+    return found if found.unknown else Decoded(hashing.stamped(found.events), found.index, found.rejected, [])
+
+
+def _joined(group: Sequence[_Request]) -> Events:
+    """The words of all requests in order, stamped: small requests together, for most of the cost is that of a call."""
+    parts = []
+    for stamped, some in groupby(group, lambda request: request.stamped):
+        words = concat([request.words for request in some])
+        parts.append(words if stamped else hashing.stamped(words))
+    return concat(parts)
 
 
 def know(index: Index, events: Events) -> None:

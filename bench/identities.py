@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from actors.identities import resolve
-from storage.events import Events
+from storage.events import Events, concat
 from storage.hashing import digest, identity, mix, stamped
 from storage.identities import Identities
 
@@ -82,6 +82,10 @@ def hashing(n: int = 50_000) -> None:
         took = seconds(lambda events=events: (identity(events), digest(events)))  # type: ignore[misc]  # bound at once
         told(f"identity + digest, {name}", took, n, "Python's hash() of the transaction hash alone", took / python)
         told(f"stamped, {name}", seconds(lambda events=events: stamped(events)), n)  # type: ignore[misc]  # bound at once
+    requests = [trades.take(np.arange(at, at + 100)) for at in range(0, 6_400, 100)]
+    apart = seconds(lambda: concat([stamped(one) for one in requests]))
+    together = seconds(lambda: stamped(concat(requests)))
+    told("stamped, 64 requests of 100, together", together, 6_400, "each by itself", together / apart)
     words = stamped(trades)
     nowhere, nothing = np.full(n, -1), np.zeros(n, np.uint64)
     told("resolve, all new", seconds(lambda: resolve(words, nowhere, nothing)), n)

@@ -181,6 +181,37 @@ async def test_requests_that_wait_for_one_sync_share_the_next_record(
         assert await volume(stack) == 31
 
 
+async def test_words_of_small_and_large_requests_in_one_record_count_in_the_order_in_which_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0, market="COAL"), trade(0, 90, trade_id=0))
+        answers: list[IngestAnswer] = []
+
+        async def packed(price: float) -> None:
+            body = gzip.compress(msgspec.json.encode([trade(1, price, trade_id=1), trade(2, price)]))
+            told = await stack.intake.submit(body, JSON, encoding="gzip")
+            answers.append(msgspec.json.decode(told, type=IngestAnswer))
+
+        async def plain(price: float) -> None:
+            answers.append(await say(stack, trade(1, price, trade_id=1), trade(3, price, market="COAL")))
+
+        async with trio.open_nursery() as nursery:
+            with held_disk(monkeypatch) as syncing:
+                nursery.start_soon(say, stack, trade(0))
+                await syncing()
+                for price, send in enumerate((plain, packed, plain, plain, packed)):
+                    before = stack.intake.statistics().waiting
+                    nursery.start_soon(send, 100 + price)
+                    while stack.intake.statistics().waiting == before:  # noqa: ASYNC110  # a thread unpacks some
+                        await trio.sleep(0.001)
+        assert records(stack) == 3
+        assert sum(answer.accepted for answer in answers) == 6
+        assert sum(answer.corrected for answer in answers) == 4
+        (bar,) = [row for row in await read(stack, "GOLD", "1S") if row[0] == NOON + 1]
+        assert bar == (NOON + 1, 104, 104, 104, 104, 1, 1)
+
+
 async def test_nothing_is_told_before_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(tmp_path) as stack, trio.open_nursery() as nursery:
         await say(stack, trade(0, size=1))
