@@ -274,13 +274,7 @@ def capped(units: int) -> int:
 
 def totals(amounts: Array, starts: Array) -> Array:
     """The sum of each group, which stops at ±CAP; only where it does so and signs differ does their order matter."""
-    try:
-        return decimals.sum_by(amounts, starts)
-    except ValueError:  # a sum below −CAP, which only fees paid back can come to
-        numbers = decimals.ints(amounts)
-        ends = [*starts[1:].tolist(), len(numbers)]
-        sums = [sum(numbers[start:end]) for start, end in zip(starts.tolist(), ends, strict=True)]
-        return decimals.from_ints([capped(units) for units in sums])
+    return decimals.sum_by(amounts, starts)
 
 
 def sketches(groups: Array, hashes: Array, n: int) -> Array:

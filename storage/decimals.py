@@ -241,8 +241,9 @@ def add(a: Units, b: Units) -> Units:
 def sum_by(amounts: Units, starts: NDArray[np.integer[Any]]) -> Units:
     """The exact sum of each contiguous group; `starts` are the ascending first rows of the groups, none empty.
 
-    A sum that would reach CAP stays there: with amounts that are not negative, in whatever order they are added.
-    ValueError where a sum of negative amounts does not fit.
+    A sum stops at ±CAP. Sums of sums come to the same, however the amounts were grouped and ordered, where no amount
+    is negative, or none is positive, or the sizes of all of them together stay below CAP. Where they do not and signs
+    differ, no rule could see to that: a sum that was stopped does not know by how much.
     """
     if not len(starts):
         return np.zeros((0, 2), np.int64)
@@ -252,14 +253,12 @@ def sum_by(amounts: Units, starts: NDArray[np.integer[Any]]) -> Units:
     s1 += s0 >> _HALF
     s2 += s1 >> _HALF
     s3 += (s2 >> _HALF).astype(np.int64)
-    if (s3 < -_CAP_TOP).any():
-        raise ValueError("a sum of negative amounts does not fit 38 digits")
     low = (s0 & _LOW) | (s1 << _HALF)
     high = (s2 & _LOW).view(np.int64) | (s3 << 32)
-    over = s3 >= _CAP_TOP
-    if over.any():
-        low[over] = 0
-        high[over] = _CAP_TOP << 32
+    for beyond, top in ((s3 >= _CAP_TOP, _CAP_TOP), (s3 < -_CAP_TOP, -_CAP_TOP)):
+        if beyond.any():
+            low[beyond] = 0
+            high[beyond] = top << 32
     return np.stack((low.view(np.int64), high), axis=1)
 
 

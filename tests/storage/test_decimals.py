@@ -173,17 +173,26 @@ def test_an_addition_beyond_128_bits_is_refused() -> None:
             decimals.add(a, b)
 
 
-@given(st.lists(st.lists(st.integers(0, 10**38 - 1), min_size=1, max_size=6), min_size=1, max_size=4))
-def test_a_sum_that_would_not_fit_stays_at_the_cap_in_any_order(groups: list[list[int]]) -> None:
+near_the_cap = st.one_of(st.integers(-3, 3).map(lambda x: decimals.CAP + x), st.integers(0, 10**38 - 1))
+
+
+@given(st.lists(st.lists(near_the_cap, min_size=1, max_size=6), min_size=1, max_size=4), st.sampled_from([1, -1]))
+def test_a_sum_that_would_not_fit_stays_at_the_cap_however_it_is_grouped(groups: list[list[int]], sign: int) -> None:
     starts = np.cumsum([0, *(len(group) for group in groups)])[:-1]
-    found = decimals.sum_by(decimals.from_ints([x for group in groups for x in group]), starts)
-    assert decimals.ints(found) == [min(sum(group), decimals.CAP) for group in groups]
+    amounts = decimals.from_ints([sign * x for group in groups for x in group])
+    sums = decimals.sum_by(amounts, starts)
+    assert decimals.ints(sums) == [sign * min(sum(group), decimals.CAP) for group in groups]
+    whole = sign * min(sum(x for group in groups for x in group), decimals.CAP)
+    for parts in (sums, sums[::-1], amounts, amounts[::-1]):
+        assert decimals.ints(decimals.sum_by(parts, np.array([0]))) == [whole]
     assert decimals.CAP < 10**38
 
 
-def test_a_negative_sum_that_would_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match="38 digits"):
-        decimals.sum_by(decimals.from_ints([-(10**38) + 1] * 2), np.array([0]))
+@given(st.lists(st.lists(st.integers(-(10**38) + 1, 10**38 - 1), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_a_sum_of_different_signs_stops_at_the_cap_on_either_side(groups: list[list[int]]) -> None:
+    starts = np.cumsum([0, *(len(group) for group in groups)])[:-1]
+    found = decimals.sum_by(decimals.from_ints([x for group in groups for x in group]), starts)
+    assert decimals.ints(found) == [max(-decimals.CAP, min(sum(group), decimals.CAP)) for group in groups]
 
 
 @given(st.lists(st.lists(st.integers(-(10**36), 10**36), min_size=1, max_size=8)))
