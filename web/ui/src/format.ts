@@ -4,8 +4,11 @@ import type { Bar } from "./client";
 
 const SIGNIFICANT = 6;
 
-/** How many decimals the prices of these bars need, within reason for their size. */
-export function decimalsOf(bars: readonly Bar[]): number {
+const UNSAID = 1_000_000; // the price scale of a market that was not given one
+
+/** How many decimals a market's prices have: as its price scale says, or else as these bars need, within reason. */
+export function decimalsOf(bars: readonly Bar[], pricescale: number | null = null): number {
+  if (pricescale !== null && pricescale !== UNSAID) return Math.max(0, Math.min(18, Math.ceil(Math.log10(pricescale) - 1e-9)));
   const largest = Math.max(0, ...bars.map((bar) => Math.abs(bar.high)));
   if (largest === 0) return 2;
   const reasonable = Math.min(12, Math.max(2, SIGNIFICANT - 1 - Math.floor(Math.log10(largest))));
@@ -54,6 +57,13 @@ export function move(from: number, to: number): Move {
   };
 }
 
+const ARROWS = { up: "▲", down: "▼", flat: "" };
+
+/** The direction as a sign of its own, for those who do not see its colour. */
+export function arrow({ direction }: Move): string {
+  return ARROWS[direction];
+}
+
 export function amountText({ amount }: Move, decimals: number): string {
   return `${amount < 0 ? "−" : "+"}${priceText(Math.abs(amount), decimals)}`;
 }
@@ -64,14 +74,30 @@ export function percentText({ percent }: Move): string {
   return size === "0.00" ? "0.00%" : `${percent < 0 ? "−" : "+"}${size}%`;
 }
 
-const days = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", weekday: "short", day: "numeric", month: "short", year: "numeric" });
-const clock = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", hour: "2-digit", minute: "2-digit" });
-const seconds = new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", hour: "2-digit", minute: "2-digit", second: "2-digit" });
-
-/** A bar's opening time in UTC, as finely as bars of `span` seconds need it. */
+/** A bar's opening time, as finely as bars of `span` seconds need it: in the viewer's zone, but days as they are named. */
 export function timeText(time: number, span: number): string {
   const instant = new Date(time * 1000);
-  const day = days.format(instant);
-  if (span >= 86_400) return day;
-  return `${day} ${(span < 60 ? seconds : clock).format(instant)}`;
+  if (span >= DAY) return days.format(instant);
+  return `${localDays.format(instant)} ${(span < 60 ? seconds : clock).format(instant)}`;
 }
+
+/** The zone of `timeText`, as it is at that time: `UTC+2`. */
+export function zoneText(time: number, span: number): string {
+  if (span >= DAY) return "UTC";
+  const minutes = -new Date(time * 1000).getTimezoneOffset();
+  const size = Math.abs(minutes);
+  const rest = size % 60 === 0 ? "" : `:${String(size % 60).padStart(2, "0")}`;
+  return minutes === 0 ? "UTC" : `UTC${minutes < 0 ? "−" : "+"}${Math.floor(size / 60)}${rest}`;
+}
+
+/** The zone by its name: `Europe/Paris`. */
+export function zoneName(): string {
+  return new Intl.DateTimeFormat().resolvedOptions().timeZone;
+}
+
+const DAY = 86_400;
+const date = { weekday: "short", day: "numeric", month: "short", year: "numeric" } as const;
+const days = new Intl.DateTimeFormat("en-GB", { ...date, timeZone: "UTC" });
+const localDays = new Intl.DateTimeFormat("en-GB", date);
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const seconds = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });

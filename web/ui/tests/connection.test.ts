@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Connection } from "../src/client";
+import { Client, Connection } from "../src/client";
 import { backoff } from "../src/client/backoff";
 import { World } from "./world";
 
@@ -129,4 +129,60 @@ test("a stopped connection stays away", () => {
   assert.equal(world.wires.length, 1);
   assert.equal(world.wire.closed, true);
   assert.equal(connection.send({ action: "ping" }), false);
+});
+
+test("without a key that is taken it stays away, and with one it says it first", async () => {
+  const world = new World();
+  const client = new Client(world);
+  client.start();
+  world.wire.open();
+  const lease = client.lease("GOLD", "1");
+  world.wire.say({ type: "error", code: "unauthorized", message: "a key is needed", id: "s1" });
+  world.wire.cut(1008);
+  assert.equal(client.connection.state.phase, "locked");
+  world.pass(60_000);
+  world.wake();
+  client.connection.retry();
+  assert.equal(world.wires.length, 1);
+
+  const asked: (string | null)[] = [];
+  let status = 401;
+  world.answers = async (_, key) => {
+    asked.push(key);
+    return { status, text: "{}", retryAfter: null };
+  };
+  await assert.rejects(client.api.signIn("wrong"), /unknown or revoked/);
+  await assert.rejects(client.api.signIn("no header\ncarries this"), /unknown or revoked/);
+  assert.equal(client.connection.state.phase, "locked");
+  status = 200;
+  await client.api.signIn("right");
+  assert.deepEqual(asked, ["wrong", "right"]);
+  for (const again of [false, true]) {
+    if (again) {
+      world.wire.cut();
+      world.pass(1000);
+    }
+    world.wire.open();
+    assert.deepEqual(world.wire.sent[0], { action: "authenticate", key: "right" });
+    assert.equal(world.wire.sent[1]?.["action"], "subscribe");
+  }
+  lease.release();
+  client.stop();
+});
+
+test("a refusal of the key before says nothing of the one that replaced it", async () => {
+  const world = new World();
+  const client = new Client(world);
+  client.start();
+  let late: () => void = () => undefined;
+  world.answers = () =>
+    new Promise((resolve) => {
+      late = () => resolve({ status: 401, text: "{}", retryAfter: null });
+    });
+  const search = client.api.markets("", 1);
+  client.access.granted("newer");
+  late();
+  await assert.rejects(search);
+  assert.equal(client.access.needed, false);
+  client.stop();
 });

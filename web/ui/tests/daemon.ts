@@ -71,10 +71,10 @@ export class Daemon {
     const count = Number(query.get("countback"));
     const older = this.bars().filter(({ time }) => time < to);
     const page = older.slice(-count);
-    if (page.length === 0) return { status: 200, text: JSON.stringify({ s: "no_data" }) };
+    if (page.length === 0) return { status: 200, text: JSON.stringify({ s: "no_data" }), retryAfter: null };
     const column = (name: "time" | "open" | "high" | "low" | "close" | "volume"): number[] => page.map((bar) => bar[name]);
     const body = { s: "ok", t: column("time"), o: column("open"), h: column("high"), l: column("low"), c: column("close"), v: column("volume") };
-    return { status: 200, text: JSON.stringify(body) };
+    return { status: 200, text: JSON.stringify(body), retryAfter: null };
   }
 
   #answer(wire: Wire, message: Record<string, unknown>): void {

@@ -239,7 +239,7 @@ test("a hole in history is crossed where the daemon says how", async () => {
   world.answers = async (path) => {
     const to = Number(new URL(path, "http://daemon").searchParams.get("to"));
     const body = to === 61 ? { s: "ok", t: [60], o: [1], h: [1], l: [1], c: [1], v: [0] } : { s: "no_data", nextTime: 60 };
-    return { status: 200, text: JSON.stringify(body) };
+    return { status: 200, text: JSON.stringify(body), retryAfter: null };
   };
   stream.loadOlder();
   await settled();
@@ -277,7 +277,7 @@ test("once history is complete, a bar before the first is taken from the stream"
 
 test("older bars that cannot be had fail with the reason and are tried again when asked for", async () => {
   const { world, daemon, stream } = live(2, 4);
-  world.answers = async () => ({ status: 503, text: '{"s":"error","errmsg":"the store is busy"}' });
+  world.answers = async () => ({ status: 503, text: '{"s":"error","errmsg":"the store is busy"}', retryAfter: null });
   stream.loadOlder();
   await settled();
   assert.equal(stream.state.older, "failed");
@@ -290,6 +290,40 @@ test("older bars that cannot be had fail with the reason and are tried again whe
   await settled();
   assert.equal(stream.state.count, 4);
   assert.equal(stream.state.olderFailure, null);
+});
+
+test("a daemon that asks for a pause is not asked before its end, and then by itself again", async () => {
+  const { world, daemon, stream } = live(2, 4);
+  world.answers = async () => ({ status: 429, text: '{"s":"error","errmsg":"too many requests"}', retryAfter: 7 });
+  stream.loadOlder();
+  await settled();
+  assert.equal(stream.state.older, "failed");
+  assert.equal(stream.state.olderRetryAt, world.now() + 7000);
+  world.answers = async (path) => daemon.history(path);
+  world.pass(6999);
+  stream.retryOlder();
+  await settled();
+  assert.equal(world.asked.length, 1);
+  world.pass(1);
+  assert.equal(stream.state.older, "idle");
+  assert.equal(stream.state.olderRetryAt, null);
+  stream.loadOlder();
+  await settled();
+  assert.equal(stream.state.count, 4);
+});
+
+test("older bars are not asked for on behalf of a view that does not show all that are here", async () => {
+  const { world, stream } = live(2, 1500);
+  const shown = stream.state.first?.time;
+  stream.loadOlder(shown);
+  await settled();
+  assert.equal(stream.state.count, 1002);
+  stream.loadOlder(shown);
+  await settled();
+  assert.equal(world.asked.length, 1);
+  stream.loadOlder(stream.state.first?.time);
+  await settled();
+  assert.equal(world.asked.length, 2);
 });
 
 test("an answer to a question from before a snapshot is thrown away", async () => {

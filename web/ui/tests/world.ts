@@ -47,7 +47,7 @@ export class World implements Host {
   readonly asked: string[] = [];
   daemon: Daemon | null = null;
   network = true;
-  answers: (path: string) => Promise<Answer> = () => Promise.reject(new TypeError("nobody answers"));
+  answers: (path: string, key: string | null) => Promise<Answer> = () => Promise.reject(new TypeError("nobody answers"));
   #now = 1_000_000;
   #timers = new Set<Timer>();
   #wake = new Set<() => void>();
@@ -83,9 +83,9 @@ export class World implements Host {
     return wire;
   }
 
-  async get(path: string, signal: AbortSignal): Promise<Answer> {
+  async get(path: string, signal: AbortSignal, key: string | null): Promise<Answer> {
     this.asked.push(path);
-    const answer = await this.answers(path);
+    const answer = await this.answers(path, key);
     signal.throwIfAborted();
     return answer;
   }

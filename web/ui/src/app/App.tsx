@@ -1,19 +1,23 @@
-import { type ReactNode, useEffect, useRef, useState } from "react";
+import { type ReactNode, useCallback, useEffect, useRef, useState } from "react";
+import { flushSync } from "react-dom";
 import { ChartPanel } from "../chart/ChartPanel";
-import type { Client, Host, Market } from "../client";
+import { Skeleton } from "../chart/Skeleton";
+import { type Client, type Host, isAway } from "../client";
 import { sentence } from "../format";
 import { ConnectionBadge, ConnectionNotice } from "./Connection";
+import { Countdown } from "./Countdown";
 import { NoMarkets } from "./Empty";
 import { useHealth } from "./health";
 import { useConnection, useStream, useStreamState } from "./hooks";
 import { CloseIcon, Logo, MenuIcon, MoonIcon, SunIcon } from "./icons";
 import { MarketList } from "./MarketList";
-import { useMarkets } from "./markets";
+import { useMarket, useMarkets } from "./markets";
 import { useMedia } from "./media";
 import { Notice } from "./Notice";
 import { usePlace } from "./place";
 import { Quote } from "./Quote";
 import { Resolutions } from "./Resolutions";
+import { SignIn } from "./SignIn";
 import { useTheme } from "./theme";
 
 export function App({ client, host }: { client: Client; host: Host }): ReactNode {
@@ -41,9 +45,8 @@ export function App({ client, host }: { client: Client; host: Host }): ReactNode
       const typing = event.target instanceof HTMLElement && event.target.matches("input, textarea, [contenteditable]");
       if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || (typing && event.target === search.current)) return;
       event.preventDefault();
-      setDrawer(true);
-      // After the drawer has ceased to be inert.
-      setTimeout(() => search.current?.focus(), 0);
+      flushSync(() => setDrawer(true)); // an inert drawer takes no focus
+      search.current?.focus();
     };
     addEventListener("keydown", key);
     return () => removeEventListener("keydown", key);
@@ -56,9 +59,11 @@ export function App({ client, host }: { client: Client; host: Host }): ReactNode
   };
 
   const none = markets.list?.length === 0 && markets.query === "" && place.symbol === null;
-  const market = useKnown(markets.list, place.symbol);
+  const market = useMarket(client, markets.list, place.symbol, state?.started === true);
+  const locked = connection.phase === "locked";
+  const resolve = useCallback((resolution: string) => go({ resolution }), [go]);
   return (
-    <div className="frame">
+    <div className="frame" data-stale={isAway(connection) || undefined} data-locked={locked || undefined}>
       <a className="skip" href="#chart">
         Skip to the chart
       </a>
@@ -80,7 +85,7 @@ export function App({ client, host }: { client: Client; host: Host }): ReactNode
         </span>
         {health?.demo && (
           <span className="demo" role="note" data-testid="demo">
-            <strong>Demo</strong> <span>synthetic markets, not real prices</span>
+            <strong>Demo data</strong> <span>made-up markets, not real prices</span>
           </span>
         )}
         <span className="top-right">
@@ -105,43 +110,53 @@ export function App({ client, host }: { client: Client; host: Host }): ReactNode
             <CloseIcon />
           </button>
         </div>
-        <MarketList
-          client={client}
-          markets={markets}
-          query={query}
-          selected={place.symbol}
-          search={search}
-          onQuery={setQuery}
-          onSelect={select}
-          onRetry={refresh}
-        />
+        {!locked && (
+          <MarketList
+            client={client}
+            markets={markets}
+            query={query}
+            selected={place.symbol}
+            search={search}
+            onQuery={setQuery}
+            onSelect={select}
+            onRetry={refresh}
+          />
+        )}
         <p className="side-foot">candled {health?.version}</p>
       </nav>
       {drawer && <div className="shade" aria-hidden="true" onClick={() => setDrawer(false)} />}
       <main className="main">
-        {place.symbol !== null && (
+        {locked && <SignIn client={client} />}
+        {!locked && place.symbol !== null && (
           <>
             <div className="bar">
               <Quote client={client} symbol={place.symbol} market={market} chart={state} />
-              <Resolutions selected={place.resolution} onSelect={(resolution) => go({ resolution })} />
+              <Resolutions selected={place.resolution} onSelect={resolve} />
             </div>
-            <ChartPanel host={host} symbol={place.symbol} resolution={place.resolution} stream={stream} state={state} connection={connection} theme={theme} />
+            <ChartPanel
+              host={host}
+              symbol={place.symbol}
+              resolution={place.resolution}
+              market={market}
+              health={health}
+              stream={stream}
+              state={state}
+              connection={connection}
+              theme={theme}
+              elsewhere={first !== undefined && first !== place.symbol ? () => go({ symbol: first }) : null}
+            />
           </>
         )}
-        {none && <NoMarkets />}
-        {place.symbol === null && markets.list === null && markets.failure !== null && (
-          <Notice kind="error" title="Markets could not be loaded" action="Try again" onAction={refresh}>
-            <p>{sentence(markets.failure)}</p>
+        {none && !locked && <NoMarkets health={health} />}
+        {!locked && place.symbol === null && markets.list === null && markets.failure === null && <Skeleton />}
+        {!locked && place.symbol === null && markets.list === null && markets.failure !== null && (
+          <Notice kind="error" title="Markets could not be loaded" {...(markets.retryAt === null ? { action: "Try again", onAction: refresh } : {})}>
+            <p>
+              {sentence(markets.failure)} {markets.retryAt !== null && <Countdown to={markets.retryAt} />}
+            </p>
           </Notice>
         )}
       </main>
     </div>
   );
-}
-
-/** The selected market's description, also while a search lists only others. */
-function useKnown(list: readonly Market[] | null, symbol: string | null): Market | null {
-  const known = useRef(new Map<string, Market>());
-  for (const market of list ?? []) known.current.set(market.ticker, market);
-  return symbol === null ? null : (known.current.get(symbol) ?? null);
 }

@@ -3,7 +3,7 @@ import type { Client, ConnectionState } from "../client";
 import { sentence } from "../format";
 import { useNow } from "./hooks";
 
-const LABELS = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", offline: "Offline" };
+const LABELS = { connecting: "Connecting", live: "Live", locked: "Key needed", reconnecting: "Reconnecting", offline: "Offline" };
 
 /** The state of the connection, always in view. */
 export function ConnectionBadge({ connection }: { connection: ConnectionState }): ReactNode {

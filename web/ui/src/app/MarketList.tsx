@@ -1,6 +1,7 @@
 import { type KeyboardEvent, type ReactNode, type RefObject, useRef } from "react";
 import type { Client } from "../client";
 import { sentence } from "../format";
+import { Countdown } from "./Countdown";
 import { CloseIcon, SearchIcon } from "./icons";
 import { MarketRow } from "./MarketRow";
 import type { Markets } from "./markets";
@@ -68,10 +69,14 @@ export function MarketList({ client, markets, query, selected, search, onQuery, 
       </div>
       {markets.failure !== null && (markets.list !== null || selected !== null) && (
         <div className="list-note error" role="alert" data-testid="markets-error">
-          <p>Markets could not be loaded. {sentence(markets.failure)}</p>
-          <button type="button" className="button small" onClick={onRetry}>
-            Try again
-          </button>
+          <p>
+            Markets could not be loaded. {sentence(markets.failure)} {markets.retryAt !== null && <Countdown to={markets.retryAt} />}
+          </p>
+          {markets.retryAt === null && (
+            <button type="button" className="button small" onClick={onRetry}>
+              Try again
+            </button>
+          )}
         </div>
       )}
       <ul id="markets" ref={list} aria-label="Markets" aria-busy={markets.busy} data-testid="markets">

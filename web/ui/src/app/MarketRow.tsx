@@ -1,6 +1,6 @@
 import type { KeyboardEvent, ReactNode } from "react";
 import type { Client, Market } from "../client";
-import { decimalsOf, percentText, priceText } from "../format";
+import { arrow, decimalsOf, percentText, priceText } from "../format";
 import { useStream, useStreamState } from "./hooks";
 import { dayMove } from "./day";
 
@@ -35,8 +35,10 @@ export function MarketRow({ client, market, selected, quoted, onSelect, onKeyDow
         </span>
         {last && moved && (
           <span className="market-price">
-            <span>{priceText(last.close, decimalsOf([last]))}</span>
-            <span className={moved.direction}>{percentText(moved)}</span>
+            <span>{priceText(last.close, decimalsOf([last], market.pricescale))}</span>
+            <span className={moved.direction}>
+              <i aria-hidden="true">{arrow(moved)}</i> {percentText(moved)}
+            </span>
           </span>
         )}
       </button>

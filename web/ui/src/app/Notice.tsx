@@ -7,11 +7,12 @@ interface Props {
   readonly children?: ReactNode;
   readonly action?: string;
   readonly onAction?: () => void;
+  readonly other?: ReactNode; // another way out
   readonly testid?: string;
 }
 
 /** Something to say where the content would be, with the way out. */
-export function Notice({ kind, title, children, action, onAction, testid }: Props): ReactNode {
+export function Notice({ kind, title, children, action, onAction, other, testid }: Props): ReactNode {
   return (
     <div className={`notice ${kind}`} role={kind === "error" ? "alert" : undefined} data-testid={testid}>
       <span className="notice-mark">{kind === "error" ? <WarningIcon /> : <ChartIcon />}</span>
@@ -22,6 +23,7 @@ export function Notice({ kind, title, children, action, onAction, testid }: Prop
           {action}
         </button>
       )}
+      {other && <p className="notice-text">{other}</p>}
     </div>
   );
 }

@@ -1,6 +1,6 @@
 import { type ReactNode, useEffect } from "react";
 import type { Client, Market, StreamState } from "../client";
-import { amountText, decimalsOf, percentText, priceText, volumeText } from "../format";
+import { amountText, arrow, decimalsOf, percentText, priceText, volumeText } from "../format";
 import { useStream, useStreamState } from "./hooks";
 import { dayMove } from "./day";
 
@@ -15,7 +15,7 @@ interface Props {
 export function Quote({ client, symbol, market, chart }: Props): ReactNode {
   const day = useStreamState(useStream(client, symbol, "1D", 2));
   const last = chart?.last ?? day?.last ?? null;
-  const decimals = last ? decimalsOf([last, day?.last ?? last]) : 2;
+  const decimals = last ? decimalsOf([last, day?.last ?? last], market?.pricescale) : 2;
   const price = last && priceText(last.close, decimals);
   const moved = day && dayMove(day);
 
@@ -36,7 +36,7 @@ export function Quote({ client, symbol, market, chart }: Props): ReactNode {
           </span>
           {moved && (
             <span className={`change ${moved.direction}`} data-testid="change" title="Since the close of the day before (UTC)">
-              {amountText(moved, decimals)} <span>{percentText(moved)}</span>
+              <i aria-hidden="true">{arrow(moved)}</i> {amountText(moved, decimals)} <span>{percentText(moved)}</span>
             </span>
           )}
         </div>

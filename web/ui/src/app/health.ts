@@ -1,11 +1,11 @@
 /** What the daemon says of itself, asked again whenever the connection comes back. */
 
 import { useEffect, useState } from "react";
-import type { Client, ConnectionState, Health } from "../client";
+import { type Client, type ConnectionState, type Health, isAway } from "../client";
 
 export function useHealth(client: Client, connection: ConnectionState): Health | null {
   const [health, setHealth] = useState<Health | null>(null);
-  const away = "reason" in connection;
+  const away = isAway(connection);
   useEffect(() => {
     if (away) return undefined;
     const request = new AbortController();

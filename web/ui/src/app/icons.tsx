@@ -75,6 +75,13 @@ export const ChartIcon = (): ReactNode => (
   </Icon>
 );
 
+export const KeyIcon = (): ReactNode => (
+  <Icon>
+    <circle cx="7" cy="13" r="3.5" />
+    <path d="m9.6 10.4 6.4-6.4M13 7l2.5 2.5" />
+  </Icon>
+);
+
 export const WarningIcon = (): ReactNode => (
   <Icon>
     <path d="M10 3.4 17.3 16H2.7L10 3.4ZM10 8.4v3.4M10 13.9v.1" />

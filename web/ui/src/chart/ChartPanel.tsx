@@ -1,24 +1,29 @@
 import { type KeyboardEvent, type ReactNode, useEffect, useRef, useState } from "react";
-import { type Bar, type BarStream, type ConnectionState, type Host, Painter, spanOf, type StreamState } from "../client";
+import { type Bar, type BarStream, type ConnectionState, type Health, type Host, type Market, Painter, spanOf, type StreamState } from "../client";
 import { NewestIcon } from "../app/icons";
 import { Notice } from "../app/Notice";
 import { NoBars } from "../app/Empty";
-import { sentence } from "../format";
+import { Countdown } from "../app/Countdown";
+import { sentence, zoneName, zoneText } from "../format";
 import type { Theme } from "../app/theme";
 import { CandleChart } from "./candles";
 import { Legend } from "./Legend";
+import { Skeleton } from "./Skeleton";
 
 interface Props {
   readonly host: Host;
   readonly symbol: string;
   readonly resolution: string;
+  readonly market: Market | null;
+  readonly health: Health | null;
   readonly stream: BarStream | null;
   readonly state: StreamState | null;
   readonly connection: ConnectionState;
   readonly theme: Theme;
+  readonly elsewhere: (() => void) | null; // to a market that is there
 }
 
-export function ChartPanel({ host, symbol, resolution, stream, state, connection, theme }: Props): ReactNode {
+export function ChartPanel({ host, symbol, resolution, market, health, stream, state, connection, theme, elsewhere }: Props): ReactNode {
   const plot = useRef<HTMLDivElement>(null);
   const chart = useRef<CandleChart | null>(null);
   const shown = useRef<BarStream | null>(null);
@@ -30,7 +35,7 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
     const made = new CandleChart(plot.current, {
       hovered: setHovered,
       atEdge: setAtEdge,
-      wantsOlder: () => shown.current?.loadOlder(),
+      wantsOlder: (first) => shown.current?.loadOlder(first),
     });
     chart.current = made;
     return () => {
@@ -43,8 +48,7 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
     if (!stream || !chart.current) return undefined;
     shown.current = stream;
     setAtEdge(true);
-    const span = spanOf(resolution);
-    chart.current.showSeconds(span < 60, span < 86_400);
+    chart.current.span(spanOf(resolution));
     const painter = new Painter(chart.current, stream, host);
     return () => {
       shown.current = null;
@@ -52,14 +56,18 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
     };
   }, [stream, resolution, host]);
 
+  const pricescale = market?.pricescale ?? null;
+  useEffect(() => chart.current?.scale(pricescale, shown.current?.bars ?? []), [pricescale, stream]);
+
   useEffect(() => chart.current?.repaint(shown.current?.bars ?? []), [theme]);
 
-  // Once a page of older bars is in, or may be asked for again, the view may still reach beyond the first.
+  // Once older bars may be asked for again, the view may still reach beyond the first.
   const older = state?.older;
   useEffect(() => {
     if (older === "idle") chart.current?.look();
   }, [older]);
 
+  const span = spanOf(resolution);
   const phase = panelPhase(state, connection);
   const bars = stream?.bars ?? [];
   const at = hovered === null ? bars.length - 1 : indexAt(bars, hovered);
@@ -103,7 +111,7 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
         aria-label="Candles. Arrow keys move, plus and minus zoom, End shows the newest."
         onKeyDown={steer}
       />
-      <Legend bar={bars[at] ?? null} before={bars[at - 1] ?? null} resolution={resolution} newest={bars.slice(-20)} />
+      <Legend bar={bars[at] ?? null} before={bars[at - 1] ?? null} resolution={resolution} newest={bars.slice(-20)} pricescale={pricescale} />
       <a
         className="attribution"
         href="https://www.tradingview.com/"
@@ -113,8 +121,8 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
       >
         Charts by TradingView
       </a>
-      <span className="zone" title="Times are in Coordinated Universal Time">
-        UTC
+      <span className="zone" title={span < 86_400 ? `Times are in ${zoneName()}` : "Days are counted in UTC"} data-testid="zone">
+        {zoneText(state?.last?.time ?? host.now() / 1000, span)}
       </span>
       {state?.older === "loading" && state.count > 0 && (
         <div className="chip" role="status" data-testid="older-loading">
@@ -123,10 +131,14 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
       )}
       {state?.older === "failed" && (
         <div className="chip error" role="alert" data-testid="older-error">
-          <span>Older bars could not be loaded. {sentence(state.olderFailure ?? "")}</span>
-          <button type="button" className="button small" onClick={() => stream?.retryOlder()}>
-            Try again
-          </button>
+          <span>
+            Older bars could not be loaded. {sentence(state.olderFailure ?? "")} {state.olderRetryAt !== null && <Countdown to={state.olderRetryAt} />}
+          </span>
+          {state.olderRetryAt === null && (
+            <button type="button" className="button small" onClick={() => stream?.retryOlder()}>
+              Try again
+            </button>
+          )}
         </div>
       )}
       {!atEdge && (
@@ -135,21 +147,33 @@ export function ChartPanel({ host, symbol, resolution, stream, state, connection
         </button>
       )}
       {phase === "loading" && state?.started !== true && (
-        <div className="over" data-testid="chart-loading">
-          <span className="spinner large" aria-hidden="true" />
-          <span className="unseen">Loading bars</span>
+        <div className="over solid">
+          <Skeleton />
         </div>
       )}
       {phase === "error" && (
         <div className="over solid">
-          <Notice kind="error" title={`${symbol} cannot be shown`} action="Try again" onAction={() => stream?.retry()} testid="chart-error">
+          <Notice
+            kind="error"
+            title={`${symbol} cannot be shown`}
+            action="Try again"
+            onAction={() => stream?.retry()}
+            testid="chart-error"
+            other={
+              elsewhere && (
+                <button type="button" className="link" data-testid="elsewhere" onClick={elsewhere}>
+                  Show another market
+                </button>
+              )
+            }
+          >
             <p>{sentence(state?.failure ?? "")}</p>
           </Notice>
         </div>
       )}
       {empty && phase !== "error" && (
         <div className="over solid">
-          <NoBars symbol={symbol} />
+          <NoBars symbol={symbol} health={health} />
         </div>
       )}
     </section>

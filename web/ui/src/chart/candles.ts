@@ -4,19 +4,21 @@ import {
   CandlestickSeries,
   type CandlestickData,
   ColorType,
-  createChart,
+  createChartEx,
   CrosshairMode,
   HistogramSeries,
   type HistogramData,
-  type IChartApi,
+  type IChartApiBase,
   type IPriceLine,
   type ISeriesApi,
   LineStyle,
+  type Time,
   type UTCTimestamp,
 } from "lightweight-charts";
 import type { Bar, Canvas } from "../client";
-import { decimalsOf, priceText, volumeText } from "../format";
+import { decimalsOf, priceText, timeText, volumeText } from "../format";
 import { type Palette, palette } from "./palette";
+import { type LocalTimes, localTimes } from "./times";
 
 const SPACING = 9; // pixels a bar
 const WIDEST = 24; // pixels a bar where there are few
@@ -27,20 +29,25 @@ const SAMPLE = 50; // newest bars that decide how many decimals prices have
 
 export interface Watcher {
   hovered(time: number | null): void;
-  wantsOlder(): void;
+  wantsOlder(first: number): void; // than the bar that begins then, which is the first one shown
   atEdge(newestInView: boolean): void;
 }
 
 export class CandleChart implements Canvas {
   readonly #element: HTMLElement;
   readonly #watcher: Watcher;
-  readonly #chart: IChartApi;
+  readonly #times = localTimes();
+  readonly #chart: IChartApiBase<Time>;
   readonly #candles: ISeriesApi<"Candlestick">;
   readonly #volume: ISeriesApi<"Histogram">;
   readonly #last: IPriceLine;
   #palette: Palette;
   #decimals = 2;
+  #pricescale: number | null = null;
+  #span = 60; // seconds a bar
   #count = 0;
+  #first: number | undefined;
+  #loading = false; // one series has other bars than the other
   #newest: number | undefined;
   #sparse = false; // so few bars that they stand wide in the middle
 
@@ -48,17 +55,22 @@ export class CandleChart implements Canvas {
     this.#element = element;
     this.#watcher = watcher;
     this.#palette = palette(element);
-    this.#chart = createChart(element, {
+    this.#chart = createChartEx<Time, LocalTimes>(element, this.#times, {
       autoSize: true,
       // The library's mark brings a style sheet of its own, which a strict policy refuses: ours is in ChartPanel.
       layout: { attributionLogo: false },
       crosshair: { mode: CrosshairMode.Normal },
       rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.14, bottom: 0.24 } },
-      timeScale: { borderVisible: false, barSpacing: SPACING, rightOffset: MARGIN, minBarSpacing: 1 },
-      localization: { locale: "en-GB", dateFormat: "dd MMM yyyy" },
+      timeScale: {
+        borderVisible: false,
+        barSpacing: SPACING,
+        rightOffset: MARGIN,
+        minBarSpacing: 1,
+      },
+      localization: { locale: "en-GB", dateFormat: "dd MMM yyyy", timeFormatter: (time: Time) => timeText(time as number, this.#span) },
     });
     // The series' own label follows what is in view; ours follows the last price.
-    this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false, priceLineVisible: false, lastValueVisible: false });
+    this.#candles = this.#chart.addSeries(CandlestickSeries, { priceLineVisible: false, lastValueVisible: false });
     this.#last = this.#candles.createPriceLine({ price: 0, lineStyle: LineStyle.Dotted, lineWidth: 1, lineVisible: false, axisLabelVisible: false });
     this.#volume = this.#chart.addSeries(HistogramSeries, {
       priceScaleId: "",
@@ -75,12 +87,18 @@ export class CandleChart implements Canvas {
 
   load(bars: readonly Bar[], fresh: boolean): void {
     this.#count = bars.length;
+    this.#first = bars[0]?.time;
     this.#newest = bars.at(-1)?.time;
     this.#measure(bars);
-    this.#candles.setData(bars.map(candle));
-    this.#volume.setData(bars.map((bar) => this.#column(bar)));
-    this.#mark(bars.at(-1));
-    if (fresh || this.#sparse) this.toNewest();
+    this.#loading = true;
+    try {
+      this.#candles.setData(bars.map(candle));
+      this.#volume.setData(bars.map((bar) => this.#column(bar)));
+      this.#mark(bars.at(-1));
+      if (fresh || this.#sparse) this.toNewest();
+    } finally {
+      this.#loading = false;
+    }
     this.look();
   }
 
@@ -96,13 +114,22 @@ export class CandleChart implements Canvas {
   /** Say what is in view: whether older bars are wanted, and whether the newest can be seen. */
   look(): void {
     const range = this.#chart.timeScale().getVisibleLogicalRange();
-    if (!range || this.#count === 0) return;
-    if (range.from < NEAR) this.#watcher.wantsOlder();
+    if (!range || this.#first === undefined || this.#loading) return;
+    if (range.from < NEAR) this.#watcher.wantsOlder(this.#first);
     this.#watcher.atEdge(range.to >= this.#count - 2);
   }
 
-  showSeconds(secondsVisible: boolean, timeVisible: boolean): void {
-    this.#chart.timeScale().applyOptions({ secondsVisible, timeVisible });
+  /** Bars of so many seconds follow. */
+  span(seconds: number): void {
+    this.#span = seconds;
+    this.#times.local = seconds < 86_400;
+    this.#chart.timeScale().applyOptions({ secondsVisible: seconds < 60, timeVisible: seconds < 86_400 });
+  }
+
+  /** How finely the market's prices are told; null where it is not known. */
+  scale(pricescale: number | null, bars: readonly Bar[]): void {
+    this.#pricescale = pricescale;
+    this.#measure(bars);
   }
 
   /** Colours have changed. */
@@ -149,7 +176,7 @@ export class CandleChart implements Canvas {
   }
 
   #measure(bars: readonly Bar[]): void {
-    const decimals = decimalsOf(bars.slice(-SAMPLE));
+    const decimals = decimalsOf(bars.slice(-SAMPLE), this.#pricescale);
     if (decimals === this.#decimals) return;
     this.#decimals = decimals;
     this.#format();
@@ -163,7 +190,7 @@ export class CandleChart implements Canvas {
   }
 
   #paint(): void {
-    const { text, grid, line, label, up, down } = this.#palette;
+    const { text, grid, line, label, up, down, hollow } = this.#palette;
     this.#chart.applyOptions({
       layout: {
         background: { type: ColorType.Solid, color: "transparent" },
@@ -177,7 +204,15 @@ export class CandleChart implements Canvas {
         horzLine: { color: line, labelBackgroundColor: label },
       },
     });
-    this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
+    // Hollow is up, full is down: told by more than the colour.
+    this.#candles.applyOptions({
+      upColor: hollow,
+      downColor: down,
+      borderUpColor: up,
+      borderDownColor: down,
+      wickUpColor: up,
+      wickDownColor: down,
+    });
   }
 
   #column(bar: Bar): HistogramData<UTCTimestamp> {

@@ -10,6 +10,7 @@ export interface Palette {
   readonly upVolume: string;
   readonly downVolume: string;
   readonly onPrice: string;
+  readonly hollow: string; // inside of candles that went up
 }
 
 export function palette(element: HTMLElement): Palette {
@@ -25,5 +26,6 @@ export function palette(element: HTMLElement): Palette {
     upVolume: color("--up-volume"),
     downVolume: color("--down-volume"),
     onPrice: color("--on-price"),
+    hollow: color("--panel"),
   };
 }

@@ -1,5 +1,6 @@
 /** What the page asks over HTTP. Every failure is an ApiError whose message can be shown. */
 
+import { type Access, sendable } from "./access";
 import type { Answer, Host } from "./host";
 import { type Bar, bar, isFields, isNumber } from "./wire";
 
@@ -11,12 +12,20 @@ export interface Market {
   readonly description: string;
   readonly exchange: string;
   readonly type: string;
+  readonly pricescale: number | null;
 }
 
 export interface Health {
   readonly demo: boolean;
   readonly degraded: boolean;
   readonly version: string;
+  readonly local: Local | null; // only where the page is looked at on the daemon's machine
+}
+
+/** What a shell on the daemon's machine needs. */
+export interface Local {
+  readonly command: string;
+  readonly data: string;
 }
 
 export interface History {
@@ -30,13 +39,38 @@ export interface HistoryWindow {
   readonly countback: number;
 }
 
-export class ApiError extends Error {}
+export class ApiError extends Error {
+  readonly retryAfter: number | null; // seconds for which the daemon does not want to be asked again
+
+  constructor(message: string, about: { cause?: unknown; retryAfter?: number | null } = {}) {
+    super(message, { cause: about.cause });
+    this.retryAfter = about.retryAfter ?? null;
+  }
+}
 
 export class Api {
   readonly #host: Host;
+  readonly #access: Access;
 
-  constructor(host: Host) {
+  constructor(host: Host, access: Access) {
     this.#host = host;
+    this.#access = access;
+  }
+
+  /** Use this key from now on; an ApiError says why it cannot be. */
+  async signIn(key: string): Promise<void> {
+    const unknown = "this key is unknown or revoked";
+    if (!sendable(key)) throw new ApiError(unknown);
+    const { status, retryAfter } = await this.#get("api/tradingview/config", key);
+    if (status === 401) throw new ApiError(unknown);
+    if (status === 403) throw new ApiError("this key does not allow reading");
+    if (status !== 200) throw answered(status, retryAfter);
+    this.#access.granted(key);
+  }
+
+  /** A market by any name that it goes by. */
+  async market(symbol: string, signal?: AbortSignal): Promise<Market | null> {
+    return market(await this.#json("symbols", `api/tradingview/symbols?${new URLSearchParams({ symbol })}`, signal));
   }
 
   /** Markets that match `query`, best first; an empty query lists. */
@@ -63,37 +97,45 @@ export class Api {
 
   /** How the daemon says it is; answered with its body also while degraded. */
   async health(signal?: AbortSignal): Promise<Health> {
-    const { text } = await this.#get("api/charts/health", signal);
+    const { text } = await this.#read("api/charts/health", signal);
     const body = decoded("health", text);
     if (!isFields(body)) throw new ApiError("health: expected an object");
-    const { version } = body;
+    const { version, local } = body;
     return {
       demo: body["demo"] === true,
       degraded: body["status"] === "degraded",
       version: typeof version === "string" ? version : "",
+      local: isFields(local) ? { command: String(local["command"]), data: String(local["data"]) } : null,
     };
   }
 
   async #json(what: string, path: string, signal?: AbortSignal): Promise<unknown> {
-    const { status, text } = await this.#get(path, signal);
+    const { status, text, retryAfter } = await this.#read(path, signal);
     const failed = status < 200 || status > 299;
     let body: unknown;
     try {
       body = decoded(what, text);
     } catch (error) {
-      throw failed ? answered(status) : error;
+      throw failed ? answered(status, retryAfter) : error;
     }
-    if (isFields(body) && body["s"] === "error") throw refusal(body["errmsg"], status);
-    if (failed) throw answered(status);
+    if (isFields(body) && body["s"] === "error") throw refusal(body["errmsg"], status, retryAfter);
+    if (failed) throw answered(status, retryAfter);
     return body;
   }
 
-  async #get(path: string, signal?: AbortSignal): Promise<Answer> {
+  async #read(path: string, signal?: AbortSignal): Promise<Answer> {
+    const { key } = this.#access;
+    const answer = await this.#get(path, key, signal);
+    if (answer.status === 401 || answer.status === 403) this.#access.refused(key);
+    return answer;
+  }
+
+  async #get(path: string, key: string | null, signal?: AbortSignal): Promise<Answer> {
     const deadline = new AbortController();
     const cancel = this.#host.after(PATIENCE, () => deadline.abort());
     const both = signal ? AbortSignal.any([signal, deadline.signal]) : deadline.signal;
     try {
-      return await this.#host.get(path, both);
+      return await this.#host.get(path, both, key);
     } catch (error) {
       if (signal?.aborted) throw error;
       throw new ApiError(
@@ -114,23 +156,27 @@ function decoded(what: string, text: string): unknown {
   }
 }
 
-function refusal(message: unknown, status: number): ApiError {
-  return typeof message === "string" && message !== "" ? new ApiError(message) : answered(status);
+function refusal(message: unknown, status: number, retryAfter: number | null): ApiError {
+  return typeof message === "string" && message !== "" ? new ApiError(message, { retryAfter }) : answered(status, retryAfter);
 }
 
-function answered(status: number): ApiError {
-  return new ApiError(`the server answered ${status}`);
+function answered(status: number, retryAfter: number | null): ApiError {
+  return new ApiError(`the server answered ${status}`, { retryAfter });
 }
 
 function market(fields: unknown): Market | null {
-  if (!isFields(fields) || typeof fields["symbol"] !== "string") return null;
+  if (!isFields(fields)) return null;
+  const symbol = fields["symbol"] ?? fields["name"]; // as a search says it, and as a symbol is described
+  if (typeof symbol !== "string") return null;
+  const { pricescale } = fields;
   const text = (name: string): string => (typeof fields[name] === "string" ? fields[name] : "");
   return {
-    symbol: fields["symbol"],
-    ticker: text("ticker") || fields["symbol"],
+    symbol,
+    ticker: text("ticker") || symbol,
     description: text("description"),
     exchange: text("exchange"),
     type: text("type"),
+    pricescale: isNumber(pricescale) ? pricescale : null,
   };
 }
 

@@ -1,5 +1,6 @@
 /** One connection and the streams on it. A stream that several parts of the page show is subscribed once. */
 
+import { Access } from "./access";
 import { Api } from "./api";
 import { Connection } from "./connection";
 import type { Host } from "./host";
@@ -17,6 +18,7 @@ export interface Lease {
 }
 
 export class Client {
+  readonly access = new Access();
   readonly api: Api;
   readonly connection: Connection;
   readonly #host: Host;
@@ -25,7 +27,11 @@ export class Client {
 
   constructor(host: Host) {
     this.#host = host;
-    this.api = new Api(host);
+    this.api = new Api(host, this.access);
+    this.access.onChange(() => {
+      if (this.access.needed) this.connection.lock();
+      else this.connection.start();
+    });
     this.connection = new Connection(host, {
       opened: () => this.#opened(),
       closed: () => this.#closed(),
@@ -38,7 +44,6 @@ export class Client {
   }
 
   stop(): void {
-    this.#closed();
     this.connection.stop();
   }
 
@@ -82,6 +87,9 @@ export class Client {
 
   #opened(): void {
     this.#open = true;
+    const { key } = this.access;
+    // Ahead of everything else: messages are answered in order.
+    if (key !== null) this.connection.send({ action: "authenticate", key });
     for (const { stream } of [...this.#shared.values()]) stream.opened();
   }
 
@@ -91,6 +99,10 @@ export class Client {
   }
 
   #received(message: Message): void {
+    if (message.type === "error" && message.code === "unauthorized") {
+      this.access.refused(this.access.key);
+      return;
+    }
     for (const { stream } of [...this.#shared.values()]) stream.received(message);
   }
 }

@@ -12,11 +12,17 @@ const HOPEFUL = 3; // failed attempts before "reconnecting" is called "offline"
 
 export type ConnectionState =
   | { readonly phase: "connecting" | "live" }
+  | { readonly phase: "locked" } // nobody may connect without a key
   | {
       readonly phase: "reconnecting" | "offline";
       readonly reason: string;
       readonly retryAt: number | null; // null while trying, or while only the network's return helps
     };
+
+/** Whether nothing can be asked. */
+export function isAway(state: ConnectionState): boolean {
+  return "reason" in state || state.phase === "locked";
+}
 
 export interface Receiver {
   opened(): void;
@@ -55,11 +61,12 @@ export class Connection {
   }
 
   stop(): void {
-    this.#stopWaking?.();
-    this.#stopWaking = null;
-    this.#attempt = 0;
-    this.#drop();
-    this.#tell({ phase: "connecting" });
+    this.#end("connecting");
+  }
+
+  /** As `stop`, until there is a key to start with. */
+  lock(): void {
+    this.#end("locked");
   }
 
   /** Try now, whatever the timetable says. */
@@ -88,6 +95,16 @@ export class Connection {
     this.#attempt = 0;
   }
 
+  #end(phase: "connecting" | "locked"): void {
+    const wasOpen = this.#open;
+    this.#stopWaking?.();
+    this.#stopWaking = null;
+    this.#attempt = 0;
+    this.#drop();
+    if (wasOpen) this.#receiver.closed();
+    this.#tell({ phase });
+  }
+
   #connect(): void {
     this.#drop();
     let socket: Socket;
@@ -98,6 +115,7 @@ export class Connection {
       return;
     }
     this.#socket = socket;
+    if (this.#state.phase === "locked") this.#tell({ phase: "connecting" });
     if ("reason" in this.#state) this.#tell(this.#failing({ reason: this.#state.reason, retryAt: null }));
     socket.onopen = () => this.#opened();
     socket.onmessage = (event) => this.#received(event.data);

@@ -14,7 +14,7 @@ export interface Host {
   random(): number; // 0 ≤ x < 1
   after(milliseconds: number, run: () => void): () => void; // returns what cancels it
   socket(): Socket;
-  get(path: string, signal: AbortSignal): Promise<Answer>;
+  get(path: string, signal: AbortSignal, key: string | null): Promise<Answer>;
   online(): boolean;
   /** Calls back when the network comes or goes and when the page is looked at again; returns what stops that. */
   onWake(run: () => void): () => void;
@@ -23,6 +23,7 @@ export interface Host {
 export interface Answer {
   readonly status: number;
   readonly text: string;
+  readonly retryAfter: number | null; // seconds
 }
 
 /** The browser, with every address relative to the page's own. */
@@ -39,9 +40,10 @@ export function browserHost(base: string = document.baseURI): Host {
       address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
       return new WebSocket(address) as Socket;
     },
-    async get(path, signal) {
-      const response = await fetch(new URL(path, base), { signal, headers: { accept: "application/json" } });
-      return { status: response.status, text: await response.text() };
+    async get(path, signal, key) {
+      const headers = { accept: "application/json", ...(key === null ? {} : { authorization: `Bearer ${key}` }) };
+      const response = await fetch(new URL(path, base), { signal, headers });
+      return { status: response.status, text: await response.text(), retryAfter: seconds(response.headers.get("retry-after")) };
     },
     online: () => navigator.onLine,
     onWake(run) {
@@ -57,4 +59,9 @@ export function browserHost(base: string = document.baseURI): Host {
       };
     },
   };
+}
+
+/** The seconds of a Retry-After header; null where it names none. */
+function seconds(header: string | null): number | null {
+  return header !== null && /^[0-9]+$/.test(header) ? Number(header) : null;
 }

@@ -1,7 +1,8 @@
 /** Loading what lies before the first bar, while the stream goes on changing it. */
 
-import type { History, HistoryWindow } from "./api";
+import { ApiError, type History, type HistoryWindow } from "./api";
 import type { Bars } from "./bars";
+import type { Host } from "./host";
 import { spanOf } from "./resolutions";
 import type { Bar } from "./wire";
 
@@ -15,22 +16,31 @@ export class Older {
   readonly #resolution: string;
   readonly #bars: Bars;
   readonly #fetch: Fetch;
+  readonly #host: Pick<Host, "now" | "after">;
   readonly #changed: (added: boolean) => void;
   // Live changes to bars that an answer under way may hold in an earlier state; null is a deleted one.
   readonly #overtaking = new Map<number, Bar | null>();
   #phase: OlderPhase = "idle";
   #failure: string | null = null;
   #request: AbortController | null = null;
+  #retryAt: number | null = null; // the end of the pause that the daemon asked for
+  #cancelRetry: () => void = () => undefined;
 
-  constructor(resolution: string, bars: Bars, fetch: Fetch, changed: (added: boolean) => void) {
+  constructor(resolution: string, bars: Bars, fetch: Fetch, host: Pick<Host, "now" | "after">, changed: (added: boolean) => void) {
     this.#resolution = resolution;
     this.#bars = bars;
     this.#fetch = fetch;
+    this.#host = host;
     this.#changed = changed;
   }
 
   get phase(): OlderPhase {
     return this.#phase;
+  }
+
+  /** When it will be tried again by itself, and no sooner; null where nothing is planned. */
+  get retryAt(): number | null {
+    return this.#retryAt;
   }
 
   get failure(): string | null {
@@ -61,15 +71,17 @@ export class Older {
     if (this.#phase === "loading") this.#overtaking.set(time, bar);
   }
 
-  /** Allow another attempt after a failure. */
+  /** Allow another attempt after a failure, unless the daemon asked for a pause that is not over. */
   forgive(): void {
-    if (this.#phase === "failed") this.#enter("idle");
+    if (this.#phase === "failed" && this.#retryAt === null) this.#enter("idle");
   }
 
   /** The bars were replaced: whatever is under way no longer fits. */
   reset(): void {
     this.#request?.abort();
     this.#request = null;
+    this.#cancelRetry();
+    this.#retryAt = null;
     this.#overtaking.clear();
     this.#phase = "idle";
     this.#failure = null;
@@ -100,6 +112,14 @@ export class Older {
     this.#request = null;
     this.#overtaking.clear();
     this.#failure = error instanceof Error ? error.message : String(error);
+    if (error instanceof ApiError && error.retryAfter !== null) {
+      const pause = 1000 * error.retryAfter;
+      this.#retryAt = this.#host.now() + pause;
+      this.#cancelRetry = this.#host.after(pause, () => {
+        this.#retryAt = null;
+        this.forgive();
+      });
+    }
     this.#enter("failed");
   }
 

@@ -16,11 +16,12 @@ export const RESOLUTIONS: readonly Resolution[] = [
   { id: "240", label: "4h", name: "4 hours", seconds: 14_400 },
   { id: "1D", label: "1D", name: "1 day", seconds: 86_400 },
   { id: "1W", label: "1W", name: "1 week", seconds: 604_800 },
+  { id: "1M", label: "1M", name: "1 month", seconds: 2_678_400 },
 ];
 
 export const DEFAULT_RESOLUTION = "1";
 
-const ALIASES: Readonly<Record<string, string>> = { S: "1S", D: "1D", W: "1W", "1H": "60", H: "60", "4H": "240" };
+const ALIASES: Readonly<Record<string, string>> = { S: "1S", D: "1D", W: "1W", M: "1M", "1H": "60", H: "60", "4H": "240" };
 
 /** The offered resolution that this text means; null when there is none. */
 export function resolution(text: string | null): Resolution | null {
@@ -29,7 +30,7 @@ export function resolution(text: string | null): Resolution | null {
   return RESOLUTIONS.find((one) => one.id === id) ?? null;
 }
 
-/** Seconds that a bar of this resolution spans. */
+/** Seconds that a bar of this resolution spans at most. */
 export function spanOf(id: string): number {
   return resolution(id)?.seconds ?? 60;
 }

@@ -34,6 +34,7 @@ export interface StreamState {
   readonly failure: string | null;
   readonly older: OlderPhase;
   readonly olderFailure: string | null;
+  readonly olderRetryAt: number | null; // milliseconds; null where nothing is planned
   readonly started: boolean; // the first snapshot came: no bars means there are none
   readonly count: number;
   readonly first: Bar | null;
@@ -79,7 +80,7 @@ export class BarStream {
     this.#resolution = resolution;
     this.#initial = initial;
     this.#around = around;
-    this.#older = new Older(resolution, this.#bars, around.history, (added) => {
+    this.#older = new Older(resolution, this.#bars, around.history, around.host, (added) => {
       if (added) this.#changes.tell({ kind: "prepend" });
       this.#tell();
     });
@@ -134,9 +135,11 @@ export class BarStream {
     if (this.#phase === "failed") this.#subscribe();
   }
 
-  /** Fetch bars before the first one, unless that is under way, failed, or there are none. */
-  loadOlder(): void {
-    if (this.#started) void this.#older.load();
+  /** Fetch bars before the first one, unless that is under way, failed, or there are none.
+
+  Whoever shows bars says which of them is its first: where older ones are here and not yet shown, none are missing. */
+  loadOlder(shown: number | undefined = this.#bars.first?.time): void {
+    if (this.#started && shown === this.#bars.first?.time) void this.#older.load();
   }
 
   retryOlder(): void {
@@ -301,6 +304,7 @@ export class BarStream {
       failure: this.#failure,
       older: this.#older.phase,
       olderFailure: this.#older.failure,
+      olderRetryAt: this.#older.retryAt,
       started: this.#started,
       count: this.#bars.list.length,
       first: this.#bars.first,
