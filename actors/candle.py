@@ -1,7 +1,8 @@
 """Pure: one candle in memory, as a list of its measures, with all that adding to it needs.
 
 A state is `[t, rev, born, *measures]`: a first or last value takes two places (the value or None, its order key),
-every other measure one (a sum is an integer number of 1e-18, distinct a set of hashes or None).
+every other measure one (a sum is an integer number of 1e-18, distinct a `Sketch` or None). A row is a state that
+nobody may change, in which distinct may be any hashes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,9 +12,10 @@ import numpy as np
 
 from actors.fold import capped
 from actors.hub import Bar
+from actors.sketch import Sketch, smallest
 from storage import decimals
 from storage.events import Array
-from storage.measures import KEY, MEASURES, SKETCH, Rule, distinct_count, wire
+from storage.measures import KEY, MEASURES, Rule, wire
 from storage.partials import NEVER, Partials
 
 State = list[Any]
@@ -68,7 +70,7 @@ def started(layout: Layout, row: Row, t: int) -> State:
     state[T] = t
     for i in layout.sets:
         if state[i] is not None:
-            state[i] = set(state[i])
+            state[i] = Sketch(state[i])
     return state
 
 
@@ -102,20 +104,9 @@ def _unite(state: State, i: int, hashes: Iterable[int] | None) -> None:
     if hashes is None:
         return
     if state[i] is None:
-        state[i] = set(hashes)
-        return
-    state[i].update(hashes)
-    if len(state[i]) > 2 * SKETCH:
-        state[i] = set(sorted(state[i])[:SKETCH])
-
-
-def distinct(hashes: set[int] | None) -> int:
-    """How many different things a distinct measure in memory has seen."""
-    if hashes is None:
-        return 0
-    if len(hashes) < SKETCH:
-        return len(hashes)
-    return distinct_count(np.array(sorted(hashes)[:SKETCH], np.uint64))
+        state[i] = Sketch(hashes)
+    else:
+        state[i].add(hashes)
 
 
 def amount(units: int) -> float:
@@ -202,7 +193,7 @@ def table(kind: str, market: int, states: Sequence[Row]) -> Partials:
                 sketches = np.full(n, None, object)
                 for i, hashes in enumerate(found):
                     if hashes is not None:
-                        sketches[i] = np.array(sorted(hashes)[:SKETCH], np.uint64)
+                        sketches[i] = smallest(hashes)
                 columns[name] = sketches
     return Partials(kind, n, columns)
 

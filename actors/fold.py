@@ -269,7 +269,7 @@ class _Sorted:
 
 def capped(units: int) -> int:
     """An amount as far as amounts go."""
-    return max(-decimals.CAP, min(units, decimals.CAP))
+    return units if -decimals.CAP < units < decimals.CAP else max(-decimals.CAP, min(units, decimals.CAP))
 
 
 def totals(amounts: Array, starts: Array) -> Array:

@@ -4,14 +4,18 @@ The newest few are whole states, to which anything can be added; older ones are 
 late event for one of those needs its state again: the ring says which, the market brings it.
 """
 
+import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from actors import candle
 from actors.candle import BORN, LAYOUTS, REV, Row, State, T
+from actors.column import Floats, Integers
 from actors.fold import capped, totals
+from actors.sketch import Sketch
 from storage import decimals
 from storage.events import Array
 from storage.measures import MEASURES, Rule, distinct_count, wire, wired
@@ -22,29 +26,52 @@ SIZES = {1: 3600, 60: 1440, 300: 500, 900: 500, 3600: 500, 86400: 500}
 HOT = {1: 4, 60: 2, 300: 2, 900: 2, 3600: 2, 86400: 2}  # an event may be some seconds late without costing a read
 
 
+class Lazy(Mapping[str, Array]):
+    """Columns by name, each made when it is first asked for: most readers want a few of many."""
+
+    __slots__ = ("_made", "_make", "_names")
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Array]) -> None:
+        self._names, self._make = names, make
+        self._made: dict[str, Array] = {}
+
+    def __getitem__(self, name: str) -> Array:
+        found = self._made.get(name)
+        if found is None:
+            found = self._made[name] = self._make(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class View:
     """Bars as columns, ascending in t: what a ring, the store or a merge of both shows."""
 
     __slots__ = ("_volumes", "columns", "kind", "n")
 
-    def __init__(self, kind: str, n: int, columns: dict[str, Array], volumes: Array | None = None) -> None:
+    def __init__(
+        self, kind: str, n: int, columns: Mapping[str, Array], volumes: Callable[[], Array] | None = None
+    ) -> None:
+        """`volumes` says what the volumes are on wires, if not what `volume` comes to."""
         self.kind, self.n, self.columns = kind, n, columns
         self._volumes = volumes
 
     @property
     def volumes(self) -> Array:
         """The volume of each bar as wires show it."""
-        if self._volumes is None:
-            self._volumes = wired(decimals.floats(self.columns["volume"]))
-        return self._volumes
+        return wired(decimals.floats(self.columns["volume"])) if self._volumes is None else self._volumes()
 
     def __getitem__(self, name: str) -> Array:
         return self.columns[name]
 
     def take(self, rows: "Array | slice") -> "View":
         """These bars."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        return View(self.kind, len(columns["t"]), columns, None if self._volumes is None else self._volumes[rows])
+        columns = Lazy(self.columns, lambda name: self.columns[name][rows])
+        return View(self.kind, len(columns["t"]), columns, lambda: self.volumes[rows])
 
     def visible(self) -> "View":
         """The bars in which a price was set: the others are on no wire."""
@@ -52,62 +79,58 @@ class View:
         return self if some.all() else self.take(some)
 
 
-def _types(kind: str) -> dict[str, tuple[type, int]]:
-    types: dict[str, tuple[type, int]] = {"t": (np.int64, 1), "rev": (np.int64, 1), "born": (np.int64, 1)}
+def _told(value: float | None) -> float:
+    return math.nan if value is None else wire(value)
+
+
+def _counted(hashes: Sketch | None) -> int:
+    return 0 if hashes is None else hashes.count()
+
+
+def _columns(kind: str) -> "dict[str, tuple[Rule | None, int, Callable[[Any], Any] | None]]":
+    shown_ = {Rule.SUM: capped, Rule.COUNT: None, Rule.DISTINCT: _counted}
+    found: dict[str, tuple[Rule | None, int, Callable[[Any], Any] | None]] = {
+        "t": (None, T, None),
+        "rev": (None, REV, None),
+        "born": (None, BORN, None),
+    }
     for measure in MEASURES[kind]:
-        if measure.rule is Rule.SUM:
-            types[measure.name] = (np.int64, 2)
-        elif measure.rule in (Rule.COUNT, Rule.DISTINCT):
-            types[measure.name] = (np.int32, 1)
-        else:
-            types[measure.name] = (np.float64, 1)
-    return types
+        name, rule = measure.name, measure.rule
+        found[name] = (rule, LAYOUTS[kind].place[name], shown_.get(rule, _told))
+    return found
 
 
-TYPES = {kind: _types(kind) for kind in MEASURES}
+# By kind the columns of bars: how each merges, its place in a state, and what is shown of what is there.
+COLUMNS = {kind: _columns(kind) for kind in MEASURES}
+PLACES = {kind: [(place, show) for _, place, show in COLUMNS[kind].values()] for kind in MEASURES}
+FLOATS = {Rule.FIRST, Rule.LAST, Rule.MIN, Rule.MAX}
 
 
 def view(table: Partials) -> View:
     """Summed partials of one market as bars."""
-    columns: dict[str, Array] = {"t": table["t"], "rev": table["rev"], "born": table["born"]}
-    for measure in MEASURES[table.kind]:
-        column = table[measure.name]
-        if measure.rule is Rule.DISTINCT:
-            column = np.array([0 if s is None else distinct_count(s) for s in column], np.int32)
-        elif measure.rule is Rule.COUNT:
-            column = column.astype(np.int32)
-        elif measure.rule is not Rule.SUM:
-            column = wired(column)
-        columns[measure.name] = column
-    return View(table.kind, table.n, columns)
+    known = COLUMNS[table.kind]
+
+    def column(name: str) -> Array:
+        values, (rule, _, _) = table[name], known[name]
+        if rule is Rule.DISTINCT:
+            return np.array([0 if sketch is None else distinct_count(sketch) for sketch in values], np.int64)
+        return wired(values) if rule in FLOATS else values
+
+    return View(table.kind, table.n, Lazy(known, column))
 
 
-def shown(kind: str, states: Sequence[Row]) -> View:
+def shown(kind: str, states: Sequence[State]) -> View:
     """States as bars."""
-    layout = LAYOUTS[kind]
-    columns: dict[str, Array] = {}
-    for name, (dtype, width) in TYPES[kind].items():
-        if width == 2:
-            at = layout.place[name]
-            columns[name] = decimals.from_ints([capped(state[at]) for state in states])
-        else:
-            columns[name] = np.array([_value(layout, name, state) for state in states], dtype)
-    return View(kind, len(states), columns)
+    known = COLUMNS[kind]
 
+    def column(name: str) -> Array:
+        rule, place, show = known[name]
+        values = [state[place] if show is None else show(state[place]) for state in states]
+        if rule is Rule.SUM:
+            return decimals.from_ints(values)
+        return np.array(values, np.float64 if rule in FLOATS else np.int64)
 
-def _value(layout: candle.Layout, name: str, state: Row) -> object:
-    if name == "t":
-        return state[T]
-    if name == "rev":
-        return state[REV]
-    if name == "born":
-        return state[BORN]
-    value = state[layout.place[name]]
-    if isinstance(value, float):
-        return wire(value)
-    if layout.place[name] in layout.sets:
-        return candle.distinct(value)
-    return np.nan if value is None else value
+    return View(kind, len(states), Lazy(known, column))
 
 
 def joined(views: Sequence[View]) -> View:
@@ -115,9 +138,9 @@ def joined(views: Sequence[View]) -> View:
     views = [some for some in views if some.n] or list(views[:1])
     if len(views) == 1:
         return views[0]
-    columns = {name: np.concatenate([some.columns[name] for some in views]) for name in views[0].columns}
-    volumes = np.concatenate([some.volumes for some in views])
-    return View(views[0].kind, sum(some.n for some in views), columns, volumes)
+    columns = Lazy(views[0].columns, lambda name: np.concatenate([some[name] for some in views]))
+    n = sum(some.n for some in views)
+    return View(views[0].kind, n, columns, lambda: np.concatenate([some.volumes for some in views]))
 
 
 class Ring:
@@ -128,9 +151,14 @@ class Ring:
         self.size = SIZES[rung]
         self._layout = LAYOUTS[kind]
         self._hot: list[State] = []  # ascending in t
-        self._low = self._high = 0  # the rows in use
-        self._volumes: Array | None = None
-        self._columns = NO_COLUMNS[kind]
+        self._low = self._high = self._room = 0  # the rows in use, and how many there may be
+        self._t, self._rev, self._born, self._volume = Integers(), Integers(), Integers(), Integers(wide=True)
+        named = {"t": self._t, "rev": self._rev, "born": self._born, "volume": self._volume}
+        self._columns: dict[str, Integers | Floats] = {
+            name: named.get(name) or (Floats() if rule in FLOATS else Integers(wide=rule is Rule.SUM))
+            for name, (rule, _, _) in COLUMNS[kind].items()
+        }
+        self._volumes: Array | None = None  # of the rows in use, where they are dear; until a row changes
         self.lost = -1  # the newest seq that changed a bar which is not here any more
 
     def __len__(self) -> int:
@@ -141,7 +169,7 @@ class Ring:
         """The newest bar's t, shown or not."""
         if self._hot:
             return int(self._hot[-1][T])
-        return int(self._columns["t"][self._high - 1]) if self._high > self._low else None
+        return self._t.at(self._high - 1) if self._high > self._low else None
 
     def add(self, row: Row, t: int) -> bool:
         """Add what a row says to the bar at t; False where the bar's state must be brought first (`put`)."""
@@ -150,7 +178,7 @@ class Ring:
             candle.absorb(self._layout, hot[-1], row)
             return True
         if not hot or t > hot[-1][T]:
-            if not hot and self._high > self._low and t <= self._columns["t"][self._high - 1]:
+            if not hot and self._high > self._low and t <= self._t.at(self._high - 1):
                 return False
             hot.append(candle.started(self._layout, row, t))
             self._grown()
@@ -159,7 +187,7 @@ class Ring:
             return True  # the store alone answers for it
         if t < hot[0][T]:
             at = self._at(t)
-            if at < self._high and self._columns["t"][at] == t:
+            if at < self._high and self._t.at(at) == t:
                 return False
             self._insert(at, candle.started(self._layout, row, t))
             return True
@@ -181,7 +209,7 @@ class Ring:
             self._hot[i] = state
             return
         at = self._at(t)
-        if at < self._high and self._columns["t"][at] == t:
+        if at < self._high and self._t.at(at) == t:
             self._write(at, state)
         elif i or (self._hot and t > self._hot[0][T]) or (not self._hot and at == self._high):
             self._hot.insert(i, state)
@@ -198,11 +226,9 @@ class Ring:
             candle.started(self._layout, row, row[T]) for row in candle.rows(bars.take(slice(bars.n - hot, None)))
         ]
         shown_ = view(old)
-        room = max(16, old.n + 16)
-        self._columns = {name: _column(room, *shape) for name, shape in TYPES[self.kind].items()}
+        self._low, self._high, self._room = 0, old.n, old.n + 16
         for name, column in self._columns.items():
-            column[: old.n] = shown_[name]
-        self._low, self._high = 0, old.n
+            column.fill(shown_[name], self._room)
         self._volumes = None
         self._evict()
 
@@ -212,30 +238,29 @@ class Ring:
         return self._hot[i] if i < len(self._hot) and self._hot[i][T] == t else None
 
     def view(self, start: int, end: int) -> View:
-        """The bars with start ≤ t < end, shown or not."""
-        low, high = self._at(start), self._at(end)
-        columns = {name: column[low:high] for name, column in self._columns.items()}
-        parts = [View(self.kind, high - low, columns, self._shown_volumes()[low:high])]
+        """The bars with start ≤ t < end, shown or not; to be read before the ring changes."""
+        low, high = self._at(start), self._at(max(start, end))
+        columns = Lazy(self._columns, lambda name: self._columns[name].read(low, high))
+        old = View(self.kind, high - low, columns, lambda: self._shown_volumes(low, high))
         hot = [state for state in self._hot if start <= state[T] < end]
-        if hot:
-            parts.append(shown(self.kind, hot))
-        return joined(parts)
+        return joined([old, shown(self.kind, hot)]) if hot else old
 
-    def _shown_volumes(self) -> Array:
-        """By row of the columns; kept until a row changes."""
+    def _shown_volumes(self, low: int, high: int) -> Array:
+        found = self._volume.wired(low, high)
+        if found is not None:
+            return found
         if self._volumes is None:
-            self._volumes = wired(decimals.floats(self._columns["volume"]))
-        return self._volumes
+            self._volumes = wired(decimals.floats(self._volume.read(self._low, self._high)))
+        return self._volumes[low - self._low : high - self._low]
 
     def times(self) -> Array:
         """The t of every bar, ascending."""
-        old = self._columns["t"][self._low : self._high]
+        old = self._t.read(self._low, self._high)
         return np.concatenate([old, np.array([state[T] for state in self._hot], np.int64)])
 
     def changed(self, since: int) -> list[int]:
         """The t of bars that changed after this seq, ascending."""
-        rows = np.flatnonzero(self._columns["rev"][self._low : self._high] > since) + self._low
-        old: list[int] = self._columns["t"][rows].tolist()
+        old: list[int] = self.times()[: self._high - self._low][self._rev.read(self._low, self._high) > since].tolist()
         return old + [state[T] for state in self._hot if state[REV] > since]
 
     def newest_born_by(self, seq: int) -> int | None:
@@ -243,16 +268,22 @@ class Ring:
         for state in reversed(self._hot):
             if state[BORN] <= seq and state[self._layout.open] is not None:
                 return int(state[T])
-        born = self._columns["born"][self._low : self._high]
+        born = self._born.read(self._low, self._high)
         rows = np.flatnonzero((born <= seq) & (born < NEVER))
-        return int(self._columns["t"][self._low + rows[-1]]) if len(rows) else None
+        return self._t.at(self._low + int(rows[-1])) if len(rows) else None
 
     def nbytes(self) -> int:
         """Memory of the columns."""
-        return sum(column.nbytes for column in self._columns.values())
+        volumes = 0 if self._volumes is None else self._volumes.nbytes
+        return volumes + sum(column.nbytes for column in self._columns.values())
 
     def _at(self, t: int) -> int:
-        return self._low + int(np.searchsorted(self._columns["t"][self._low : self._high], t))
+        """The row of the first bar from t on."""
+        if t <= self.floor:
+            return self._low
+        if self._hot and t >= self._hot[0][T]:
+            return self._high
+        return self._low + int(np.searchsorted(self._t.read(self._low, self._high), t))
 
     def _grown(self) -> None:
         """One whole state more: the oldest of too many becomes columns, the oldest bar of too many goes."""
@@ -263,9 +294,10 @@ class Ring:
     def _evict(self) -> None:
         over = len(self) - self.size
         if over > 0 and self._high - self._low >= over:
-            self.lost = max(self.lost, int(self._columns["rev"][self._low : self._low + over].max()))
+            self._volumes = None
+            self.lost = max(self.lost, *(self._rev.at(row) for row in range(self._low, self._low + over)))
             self._low += over
-            self.floor = int(self._columns["t"][self._low]) if self._high > self._low else int(self._hot[0][T])
+            self.floor = self._t.at(self._low) if self._high > self._low else int(self._hot[0][T])
 
     def _insert(self, at: int, state: State) -> None:
         at -= self._low
@@ -273,46 +305,29 @@ class Ring:
         at += self._low
         if at < self._high:
             for column in self._columns.values():
-                column[at + 1 : self._high + 1] = column[at : self._high]
+                column.shift(at, self._high)
         self._high += 1
         self._write(at, state)
         self._evict()
 
     def _make_room(self) -> None:
         """One free row behind the last."""
-        room = len(self._columns["t"])
+        room = self._room
         if self._high < room:
             return
         used = self._high - self._low
-        if self._low >= max(16, room // 16):
-            for column in self._columns.values():
-                column[:used] = column[self._low : self._high].copy()
-        else:
-            room = min(max(room * 2, 16), max(self.size + self.size // 16 + 16, used + 16))
-            columns = {name: _column(room, *shape) for name, shape in TYPES[self.kind].items()}
-            for name, grown in columns.items():
-                grown[:used] = self._columns[name][self._low : self._high]
-            self._columns = columns
-        self._low, self._high = 0, used
+        if self._low < max(16, room // 32):
+            room = min(room + room // 4 + 16, max(self.size + self.size // 32 + 16, used + 16))
+        for column in self._columns.values():
+            column.move(self._low, self._high, room)
+        self._low, self._high, self._room = 0, used, room
 
     def _write(self, at: int, state: State) -> None:
-        layout = self._layout
         self._volumes = None
-        for name, column in self._columns.items():
-            if column.ndim == 2:
-                units = capped(state[layout.place[name]])
-                low = units & 0xFFFFFFFFFFFFFFFF
-                column[at, 0] = low - (1 << 64) if low >> 63 else low
-                column[at, 1] = units >> 64
-            else:
-                column[at] = _value(layout, name, state)
-
-
-def _column(room: int, dtype: type, width: int) -> Array:
-    return np.zeros((room, 2), dtype) if width == 2 else np.zeros(room, dtype)
-
-
-NO_COLUMNS = {kind: {name: _column(0, *shape) for name, shape in TYPES[kind].items()} for kind in TYPES}
+        low, high = self._low, self._high
+        for column, (place, show) in zip(self._columns.values(), PLACES[self.kind], strict=True):
+            value = state[place]
+            column.write(at, value if show is None else show(value), low, high)
 
 
 def _time(state: State) -> int:

@@ -100,7 +100,7 @@ def _units_by_row(values: Floats) -> Units:
             m[rows[good]] = near[good].astype(np.int64)
             power[rows[good]] = _POWERS[DECIMALS - k]
             rows = rows[~good]
-    out = _signed(*_multiplied(np.abs(m).astype(np.uint64), power.astype(np.uint64)), m < 0)
+    out = _signed(*multiplied(np.abs(m).astype(np.uint64), power.astype(np.uint64)), m < 0)
     if len(rows):
         out[rows] = _units_by_text(v[rows])
     return out
@@ -284,10 +284,10 @@ def product(price: Floats, volume: Floats) -> Units:
 def widened(mantissa: NDArray[np.int64], places: int) -> Units:
     """mantissa / 10**places as amounts."""
     power = np.uint64(_POWERS[DECIMALS - places])
-    return _signed(*_multiplied(np.abs(mantissa).astype(np.uint64), power), mantissa < 0)
+    return _signed(*multiplied(np.abs(mantissa).astype(np.uint64), power), mantissa < 0)
 
 
-def _multiplied(a: Words, b: Words | np.uint64) -> tuple[Words, Words]:
+def multiplied(a: Words, b: Words | np.uint64) -> tuple[Words, Words]:
     """a × b as (low, high) words, unsigned."""
     a0, a1 = a & _LOW, a >> _HALF
     b0, b1 = b & _LOW, b >> _HALF

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from actors import candle, fold, ring
 from actors.candle import LAYOUTS
 from actors.ring import ALWAYS, HOT, Ring, View
+from actors.sketch import Sketch
 from storage.measures import KINDS, MEASURES, Rule
 from storage.partials import NEVER, Partials
 from tests import algebra, oracle
@@ -158,6 +159,69 @@ def test_a_ring_is_the_newest_bars_of_a_dict_whatever_happens_in_whatever_order(
         elif t in all_.bars:
             all_.put(t, happened(kind, [] if how == "gone" else found, seq))
         all_.check()
+
+
+any_time = st.one_of(st.integers(0, 30), st.integers(0, 30), st.integers(-(2**40), 2**40)).map(lambda i: 60 * i)
+any_seq = st.one_of(st.integers(1, 300), st.integers(1, 2**60))
+any_amount = st.one_of(
+    st.just(0),
+    st.integers(0, 10**6).map(lambda m: m * 10**16),
+    st.integers(0, 10**22),
+    st.integers(-(10**37), 10**37),
+)
+any_float = st.one_of(
+    st.none(),
+    st.integers(1, 10**5).map(lambda m: m / 100),
+    st.integers(1, 10**5).map(lambda m: m / 100),
+    st.floats(-1e20, 1e20),
+)
+any_hashes = st.one_of(st.none(), st.sets(st.integers(1, 2**64 - 1), max_size=3))
+
+
+@st.composite
+def states(draw: st.DrawFn, kind: str) -> tuple[list[Any], dict[str, Any]]:
+    """A state of values of any width, and what is shown of it; some are of buckets whose events were taken back."""
+    layout, t, rev = LAYOUTS[kind], draw(any_time), draw(any_seq)
+    state = candle.empty(kind, t, rev)
+    values: dict[str, Any] = {"t": t, "rev": rev, "born": NEVER}
+    gone = draw(st.integers(0, 5)) == 0
+    if not gone:
+        state[candle.BORN] = values["born"] = draw(st.integers(1, rev))
+    for measure in MEASURES[kind]:
+        at, name = layout.place[measure.name], measure.name
+        match measure.rule:
+            case Rule.SUM:
+                state[at] = values[name] = 0 if gone else draw(any_amount)
+            case Rule.COUNT:
+                state[at] = values[name] = 0 if gone else draw(st.sampled_from([0, 1, 200, 10**6, 2**31, 2**40]))
+            case Rule.DISTINCT:
+                hashes = None if gone else draw(any_hashes)
+                state[at] = None if hashes is None else Sketch(hashes)
+                values[name] = len(hashes or ())
+            case _:
+                state[at] = number = None if gone else draw(any_float)
+                values[name] = None if number is None else wire(number)
+    values["volume on wires"] = wire(values["volume"] / 10**18)
+    return state, values
+
+
+@pytest.mark.parametrize("kind", ["perp", "index"])
+@given(st.data())
+@settings(max_examples=60)
+def test_a_ring_holds_values_of_any_width_exactly(kind: str, data: st.DataObject) -> None:
+    bars = Ring(kind, 60)
+    bars.size = 2 * SIZE
+    all_: dict[int, dict[str, Any]] = {}
+    for state, values in data.draw(st.lists(states(kind), max_size=30)):
+        if state[candle.T] >= bars.floor:
+            all_[state[candle.T]] = values
+        bars.put(state)
+        expected_ = [all_[t] for t in sorted(all_)[-bars.size :]]
+        assert columns(bars.view(bars.floor, END)) == expected_
+        assert bars.times().tolist() == [bar["t"] for bar in expected_]
+        middle = expected_[len(expected_) // 2]["t"]
+        assert columns(bars.view(middle, END)) == [bar for bar in expected_ if bar["t"] >= middle]
+        assert bars.changed(100) == [bar["t"] for bar in expected_ if bar["rev"] > 100]
 
 
 def a_bar(seq: int) -> Candle:
