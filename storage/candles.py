@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import schema
+from storage import archive, partitions, schema
 from storage.errors import BrokenStore
 from storage.events import Array
 from storage.measures import MEASURES
@@ -74,24 +74,27 @@ def put(db: Connection, rung: int, table: Partials) -> None:
 
 def between(db: Connection, kind: str, rung: int, market: int, start: int, end: int) -> Partials:
     """All rows of one market with start ≤ t < end, not yet summed; see `actors.fold.merged`."""
-    return _rows(db, kind, rung, "market = ? AND t >= ? AND t < ?", [market, start, end])
+    fresh = _rows(db, kind, rung, "market = ? AND t >= ? AND t < ?", [market, start, end])
+    return concat([fresh, *archive.between(db, kind, rung, market, start, end)])
 
 
 def newest(db: Connection, kind: str, rung: int, market: int, before: int, count: int) -> Partials:
     """All rows of the `count` newest buckets of one market with t < before, not yet summed."""
     both = _both(kind, rung, "t", "market = ? AND t < ?")
-    ((first,),) = db.execute(
-        f"SELECT min(t) FROM (SELECT DISTINCT t FROM ({both}) ORDER BY t DESC LIMIT ?)",
-        [market, before, market, before, count],
-    ).fetchall()
+    known = db.execute(
+        f"SELECT DISTINCT t FROM ({both}) ORDER BY t DESC LIMIT ?", [market, before, market, before, count]
+    ).fetchnumpy()
+    old, first = archive.newest(db, kind, rung, market, before, count, known["t"])
     if first is None:
         return none(kind)
-    return between(db, kind, rung, market, first, before)
+    fresh = _rows(db, kind, rung, "market = ? AND t >= ? AND t < ?", [market, first, before])
+    return concat([fresh, *old])
 
 
 def at(db: Connection, kind: str, rung: int, market: int, times: list[int]) -> Partials:
     """All rows of one market in these buckets, not yet summed."""
-    return _rows(db, kind, rung, "market = ? AND t IN (SELECT unnest(?))", [market, times])
+    fresh = _rows(db, kind, rung, "market = ? AND t IN (SELECT unnest(?))", [market, times])
+    return concat([fresh, *archive.at(db, kind, rung, market, times)])
 
 
 def changed(db: Connection, kind: str, rung: int, market: int, since: int, limit: int) -> list[int]:
@@ -100,7 +103,8 @@ def changed(db: Connection, kind: str, rung: int, market: int, since: int, limit
     rows = db.execute(
         f"SELECT DISTINCT t FROM ({both}) ORDER BY t DESC LIMIT ?", [market, since, market, since, limit]
     ).fetchall()
-    return [t for (t,) in rows]
+    old = archive.changed(db, kind, rung, market, since, limit)
+    return sorted({*old, *(t for (t,) in rows)}, reverse=True)[:limit]
 
 
 def last_change(db: Connection, kind: str, market: int) -> int:
@@ -159,7 +163,7 @@ def lived(db: Connection) -> Array:
         for table in (schema.candle_table(kind, 86400), schema.recent_table(kind, 86400))
     ]
     rows = db.execute(f"SELECT DISTINCT market FROM ({' UNION ALL '.join(both)})").fetchnumpy()
-    return rows["market"].astype(np.int64)
+    return np.union1d(rows["market"].astype(np.int64), archive.lived(db))
 
 
 def refolded(db: Connection, kind: str, rung: int, touched: Touched, taken: pa.Table) -> tuple[Partials, Lives]:
@@ -264,8 +268,10 @@ def joined(group: Array, start: Array, end: Array) -> tuple[Array, Array, Array]
 
 def _old_births(db: Connection, kind: str, rung: int, touched: Touched) -> Array:
     wanted = pa.table({"slot": pa.array(touched.market), "label": pa.array(touched.t)})  # noqa: F841 - by name
+    older = archive.births(db, kind, rung, touched.market, touched.t)  # noqa: F841 - by name
     columns = "market, t, born, rev, whole"
     relation = _both(kind, rung, columns, "(market, t) IN (SELECT slot, label FROM wanted)")
+    relation += " UNION ALL SELECT market, t, born, rev, false AS whole FROM older"
     rows = db.execute(
         f"WITH judged AS (SELECT *, max(CASE WHEN whole THEN rev ELSE -1 END) OVER (PARTITION BY market, t) AS newest "
         f"FROM ({relation})) SELECT market, t, min(born) AS born FROM judged "
@@ -290,6 +296,8 @@ def compact(db: Connection, kind: str, rung: int, span: int) -> int:
     spans = db.execute(f"SELECT DISTINCT t // {span} FROM {recent} ORDER BY 1").fetchall()
     moved = backlog(db, kind, rung)
     names = ", ".join(field.name for field in FIELDS[kind])
+    # What replaces a bucket goes on doing so where the archive has rows of it.
+    beside = " OR ".join(f"t >= {low} AND t < {high}" for low, high in partitions.spans(db, kind, rung)) or "false"
     for (number,) in spans:
         low, high = number * span, (number + 1) * span
         relation = f"({_both(kind, rung, '*', f't >= {low} AND t < {high}')})"
@@ -297,7 +305,7 @@ def compact(db: Connection, kind: str, rung: int, span: int) -> int:
         db.execute(f"CREATE OR REPLACE TEMP TABLE compacted AS SELECT {names} FROM ({merged})")
         db.execute(f"DELETE FROM {base} WHERE t >= {low} AND t < {high}")
         # An empty whole row stays as the mark of a bar that is gone: whoever comes back asks for it by its rev.
-        db.execute(f"INSERT INTO {base} SELECT * REPLACE (false AS whole) FROM compacted")
+        db.execute(f"INSERT INTO {base} SELECT * REPLACE (whole AND ({beside}) AS whole) FROM compacted")
         db.execute("DROP TABLE compacted")
     db.execute(f"DELETE FROM {recent}")
     return moved

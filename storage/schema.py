@@ -69,7 +69,14 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         "CREATE TABLE ended (rung INTEGER NOT NULL, market INTEGER NOT NULL, t BIGINT NOT NULL, "
         "born BIGINT NOT NULL, died BIGINT NOT NULL)"
     )
-    return tuple(first), (second,)
+    third = (
+        "CREATE TABLE archived (kind VARCHAR NOT NULL, rung INTEGER NOT NULL, low BIGINT NOT NULL, "
+        "high BIGINT NOT NULL, generation INTEGER NOT NULL, part INTEGER NOT NULL, seq BIGINT NOT NULL, "
+        "market_low INTEGER NOT NULL, market_high INTEGER NOT NULL, t_low BIGINT NOT NULL, t_high BIGINT NOT NULL, "
+        "rev_high BIGINT NOT NULL, rows BIGINT NOT NULL, volume VARCHAR NOT NULL, trades BIGINT NOT NULL, "
+        "hash VARCHAR NOT NULL, bytes BIGINT NOT NULL, footer BIGINT NOT NULL, moved DOUBLE NOT NULL)"
+    )
+    return tuple(first), (second,), (third,)
 
 
 _PLACE = (
