@@ -1,6 +1,6 @@
 """Every figure of candled, each beside a named reference that is measured in the same run.
 
-    python -m bench [--quick] [--only ingest latency history idle] [--json FILE] [--folder DIR]
+    python -m bench [--quick] [--only ingest latency history idle live] [--json FILE] [--folder DIR]
 
 A full run takes about twenty minutes on two cores, of which nothing else should make use, and some gigabytes of
 disk in DIR (by default the current folder) that are free again afterwards. Parts can be run by themselves:
@@ -17,7 +17,8 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
     "ingest": ingest.figures,
     "latency": latency.figures,
     "history": history.figures,
-    "idle": idle.figures,
+    "idle": idle.registered,
+    "live": idle.full_rings,
 }
 
 

@@ -6,7 +6,7 @@ Idle: `candled serve` is started over a registry of a million markets and over o
 each; the difference in resident bytes once one of the last markets was traded, found and read, and the time until it
 says that it is ready. Live: `candled serve` without its doors runs in a process that counts its allocations (Python's
 and numpy's; DuckDB's are not a market's), and markets get events until all their rings are full, on perps each from a
-trader of its own, so that distinct counts are at their largest.
+trader of its own, so that distinct counts are at their largest; amounts have 8 decimals or 18.
 """
 
 import argparse
@@ -15,8 +15,10 @@ import json
 import statistics
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -29,6 +31,7 @@ from bench.harness import BenchError, Connection, Figure, Noise, Options, Refere
 from bench.registry import a_market, register
 from bench.trades import ARROW
 from daemon.stack import Stack, StackSettings, opened
+from storage import decimals
 from storage.calendar import parse
 from storage.events import Array
 
@@ -36,6 +39,7 @@ BYTES_EACH, START_SECONDS = 200.0, 5.0
 LIVE_BYTES = 1_000_000.0
 STARTS = 3
 KINDS = ("spot", "perp")
+PLACES = (8, 18)  # decimals of amounts: what exchanges and what contracts reckon in
 NAMES = {1: "1S", 60: "1", 300: "5", 900: "15", 3600: "60", 86400: "1D"}
 FAR = 2**40
 MIB = 2**20
@@ -76,7 +80,7 @@ async def _use(server: Server, symbol: str) -> None:
         raise BenchError(f"{symbol} cannot be used: {answers}")
 
 
-def registered(options: Options, kept: Path | None) -> list[Figure]:
+def registered(options: Options, kept: Path | None = None) -> list[Figure]:
     """A million registered markets."""
     count = options.count(1_000_000, 20_000)
     with harness.data_folder(options) as folder:
@@ -127,7 +131,7 @@ def filling(now: int) -> Array:
     return np.array(sorted(seconds), np.int64) * 1_000_000
 
 
-async def live(folder: Path, kind: str, markets: int) -> dict[str, float]:
+async def live(folder: Path, kind: str, places: int, markets: int) -> dict[str, float]:
     """In a process of its own: the memory of so many markets with full rings."""
     now = int(time.time())
     times = filling(now - 60)
@@ -138,9 +142,9 @@ async def live(folder: Path, kind: str, markets: int) -> dict[str, float]:
             await stack.registry.put({"market_symbol": name, "kind": kind})
 
         async def fill(some: list[str], at: Array) -> None:
-            for body in _bodies(some, at, kind, chance):
+            for body in _bodies(some, at, kind, places, chance):
                 await _submit(stack, body)
-            await _quiet(stack, some, kind, now * 1_000_000, chance)
+            await _quiet(stack, some, [*_bodies(some, np.array([now * 1_000_000]), kind, places, chance)])
 
         await fill([first], times[::100])  # what the first of anything costs is not a market's
         tracemalloc.start()
@@ -153,7 +157,7 @@ async def live(folder: Path, kind: str, markets: int) -> dict[str, float]:
     return {"bytes_each": traced / markets, "column_bytes_each": columns / markets, "events_each": len(times)}
 
 
-def _bodies(names: list[str], times: Array, kind: str, chance: np.random.Generator) -> Iterator[bytes]:
+def _bodies(names: list[str], times: Array, kind: str, places: int, chance: np.random.Generator) -> Iterator[bytes]:
     """Arrow streams of the events of these markets, all of them in the order of time."""
     step = max(1, 20_000 // len(names))
     for start in range(0, len(times), step):
@@ -164,11 +168,11 @@ def _bodies(names: list[str], times: Array, kind: str, chance: np.random.Generat
             "market_symbol": pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names)),
             "timestamp": pa.array(some, pa.timestamp("us", "UTC")),
             "price": pa.array(np.round(chance.uniform(90, 110, n), 2)),
-            "size": pa.array(np.round(chance.uniform(0.001, 10, n), 3)),
+            "size": _amounts(chance.integers(10 ** (places - 3), 9 * 10**places, n), places),
             "side": pa.array(np.where(chance.integers(0, 2, n) == 1, "buy", "sell")),
         }
         if kind == "perp":
-            columns["fee"] = pa.array(np.round(chance.uniform(0, 1, n), 4))
+            columns["fee"] = _amounts(chance.integers(0, 10**places, n), places)
             columns["open_interest"] = pa.array(np.round(chance.uniform(0, 1e6, n), 2))
             columns["user_address"] = pa.array([f"0x{trader:040x}" for trader in chance.integers(0, 2**62, n).tolist()])
         batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
@@ -178,17 +182,21 @@ def _bodies(names: list[str], times: Array, kind: str, chance: np.random.Generat
         yield sink.getvalue().to_pybytes()
 
 
+def _amounts(mantissa: Array, places: int) -> Any:
+    return decimals.arrow(decimals.widened(mantissa, places))
+
+
 async def _submit(stack: Stack, body: bytes) -> None:
     answer = json.loads(await stack.intake.submit(body, ARROW))
     if answer["rejected"]:
         raise BenchError(f"events were refused: {answer}")
 
 
-async def _quiet(stack: Stack, names: list[str], kind: str, now: int, chance: np.random.Generator) -> None:
+async def _quiet(stack: Stack, names: list[str], last: Sequence[bytes]) -> None:
     """Everything is flushed, and a last event made each market drop what it kept for that; rings are laid."""
     for _ in range(2):
         await stack.writer.flushed(stack.engine.committed())
-        for body in _bodies(names, np.array([now]), kind, chance):
+        for body in last:
             await _submit(stack, body)
     await stack.writer.flushed(stack.engine.committed())
     for name in names:
@@ -224,12 +232,12 @@ def full_rings(options: Options) -> list[Figure]:
     """Markets of each kind that has traders or trades."""
     markets = options.count(30, 3)
     found = []
-    for kind in KINDS:
+    for kind, places in product(KINDS, PLACES):
         with harness.data_folder(options) as folder:
-            figures = harness.in_process("bench.idle", "--live", kind, markets, folder)
+            figures = harness.in_process("bench.idle", "--live", kind, places, markets, folder)
         found.append(
             Figure(
-                what=f"live {kind} market: memory, all rings full",
+                what=f"live {kind} market, {places} decimals: memory, all rings full",
                 value=figures["bytes_each"],
                 unit="B",
                 target=LIVE_BYTES,
@@ -247,23 +255,19 @@ def full_rings(options: Options) -> list[Figure]:
     return found
 
 
-def figures(options: Options, registry: Path | None = None) -> list[Figure]:
-    """Idle and live."""
-    return [*registered(options, registry), *full_rings(options)]
-
-
 def main() -> None:
     """Print these figures."""
     parser = harness.parser(__doc__)
     parser.add_argument("--registry", type=Path, help="a folder with the registry; made where it is not there")
-    parser.add_argument("--live", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--live", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.live:
-        kind, markets, folder = arguments.live
-        print(json.dumps({"plain_bytes": plain(), **trio.run(live, Path(folder), kind, int(markets))}))
+        kind, places, markets, folder = arguments.live
+        measured = trio.run(live, Path(folder), kind, int(places), int(markets))
+        print(json.dumps({"plain_bytes": plain(), **measured}))
         return
     options = harness.options(parser, arguments)
-    harness.report(figures(options, arguments.registry), options, to=arguments.json)
+    harness.report([*registered(options, arguments.registry), *full_rings(options)], options, to=arguments.json)
 
 
 if __name__ == "__main__":
