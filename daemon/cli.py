@@ -186,8 +186,8 @@ def _import(arguments: argparse.Namespace) -> int:
     import trio
 
     from daemon import importing, logs
-    from daemon.mapping import Times
     from daemon.progress import Progress
+    from storage.mapping import Times
 
     config = _settings(arguments).config
     plan = importing.Plan(

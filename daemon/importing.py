@@ -20,11 +20,11 @@ from msgspec import Struct, structs
 from actors.bodies import ARROW
 from daemon import commands
 from daemon.config import Config
-from daemon.files import File
-from daemon.mapping import Choice, Times, chosen
 from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
 from storage.errors import BadRequest, Unavailable
+from storage.files import File
+from storage.mapping import Choice, Times, chosen
 from storage.records import Kind
 
 ROWS = 50_000  # in one request

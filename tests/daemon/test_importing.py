@@ -19,8 +19,8 @@ import zstandard
 from daemon import importing
 from daemon.config import Config, load
 from daemon.importing import Plan, Tally
-from daemon.mapping import Times
 from storage.errors import BadRequest, Unavailable
+from storage.mapping import Times
 from storage.records import Kind
 from tests.daemons import BIN, environment
 from tests.daemons import running as daemon

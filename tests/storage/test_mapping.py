@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from daemon.files import File
-from daemon.mapping import Times, chosen
 from storage.errors import BadRequest
+from storage.files import File
+from storage.mapping import Times, chosen
 
 HASH = "0x" + "8f3c2b1a9d" * 6
 

@@ -9,8 +9,8 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from daemon.mapping import Choice, quoted
 from storage.errors import BadRequest
+from storage.mapping import Choice, quoted
 
 READERS = {
     ".csv": "read_csv",
