@@ -18,7 +18,7 @@ from actors.hub import Bar, Gone, Start, Subscription, Topic
 from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
 from actors.rounds import Round
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
-from storage.errors import Unavailable
+from storage.errors import Damaged, Unavailable
 from storage.events import Array
 from storage.partials import Partials
 from storage.partials import concat as together
@@ -264,10 +264,15 @@ class MarketActor:
             await self._publish(self.seq, changed, seconds, had)
 
     async def _surely(self, work: Callable[[Unpack[Given]], Awaitable[Found]], *given: *Given) -> Found:
-        """Read what nobody can be told to ask for later: a query that was cancelled for its length is tried again."""
+        """Read what nobody can be told to ask for later: a query that was cancelled for its length is tried again.
+
+        What is damaged ends the process: bars could not be right without it, and the next start rebuilds it.
+        """
         while True:
             try:
                 return await work(*given)
+            except Damaged:
+                raise
             except Unavailable as error:
                 log.error("market %s: %s; trying again", self.record.market_symbol, error)
                 await trio.sleep(AGAIN)

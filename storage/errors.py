@@ -49,5 +49,9 @@ class Unavailable(CandledError):
         self.retry_after = retry_after
 
 
+class Damaged(Unavailable):
+    """A file of the history store is damaged inside; the next start rebuilds it."""
+
+
 class BrokenStore(CandledError):
     """A file of the data directory is not what it should be."""

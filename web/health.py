@@ -99,6 +99,8 @@ async def examined(services: Services) -> Health:
     reasons, notices = unready(services), []
     if writer.failing:
         reasons.append(f"history store: {writer.failing}")
+    if services.database.damaged:
+        reasons.append(f"history store: damaged, {services.database.damaged}; a restart rebuilds it from the journal")
     if services.database.set_aside is not None:
         what = f"history store: a file that would not open was set aside as {services.database.set_aside.name}"
         # What the journal held at the start is being folded again; until then old bars are missing.

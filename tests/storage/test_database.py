@@ -1,5 +1,6 @@
 """The DuckDB file and the door to the worker threads."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import trio
 
 from storage.database import Database, Door
-from storage.errors import BrokenStore, Unavailable
+from storage.errors import BrokenStore, Damaged, Unavailable
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(100000000) b"
 
@@ -62,6 +63,78 @@ def test_a_file_that_will_not_open_is_set_aside_with_its_name(path: Path) -> Non
     assert database.set_aside.read_bytes().startswith(b"not a database")
     assert database.statistics().set_aside == str(database.set_aside)
     database.close()
+
+
+def damage(path: Path, table: str) -> None:
+    """Turn some bytes over in a block of the file that holds nothing but this table."""
+    with duckdb.connect(str(path)) as db:
+        tables = [name for (name,) in db.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        query = "SELECT DISTINCT block_id FROM pragma_storage_info('{}') WHERE persistent AND block_id >= 0"
+        blocks = {name: {block for (block,) in db.execute(query.format(name)).fetchall()} for name in tables}
+    shared = set().union(*(held for name, held in blocks.items() if name != table))
+    at = 3 * 4096 + min(blocks[table] - shared) * 262_144 + 100_000
+    with path.open("r+b") as file:
+        file.seek(at)
+        some = file.read(64)
+        file.seek(at)
+        file.write(bytes(byte ^ 0xFF for byte in some))
+
+
+async def test_a_file_that_is_damaged_inside_is_served_as_far_as_it_goes_and_set_aside_at_the_next_start(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Database.open(path, Door())
+    await first.write(asked, "CREATE TABLE many AS SELECT hash(i) AS h FROM range(1000000) r(i)")
+    await first.write(asked, "INSERT INTO meta VALUES ('e', 7)")
+    first.close()
+    damage(path, "many")
+    second = Database.open(path, Door())
+    assert second.damaged == ""
+    for _ in range(2):
+        with pytest.raises(Damaged, match=r"Corrupt database file.*; the next start rebuilds it"):
+            await second.read(asked, "SELECT sum(h % 1000) FROM many")
+        assert await second.read(asked, "SELECT applied_seq FROM meta") == [(7,)]
+    assert "Corrupt database file" in second.damaged
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    with pytest.raises(BrokenStore, match="Corrupt database file"):
+        await second.write(asked, "UPDATE many SET h = h + 1 WHERE h % 2 = 0")
+    second.close()
+    third = Database.open(path, Door())
+    assert third.set_aside is not None
+    assert third.set_aside.exists()
+    assert await third.read(asked, "SELECT * FROM meta") == []
+    third.close()
+    fourth = Database.open(path, Door())
+    assert (fourth.set_aside, fourth.damaged) == (None, "")
+    fourth.close()
+
+
+async def test_a_file_that_was_cut_off_under_the_process_is_damaged(path: Path) -> None:
+    first = Database.open(path, Door())
+    await first.write(asked, "CREATE TABLE many AS SELECT hash(i) AS h FROM range(1000000) r(i)")
+    first.close()
+    second = Database.open(path, Door())
+    os.truncate(path, 2_000_000)
+    with pytest.raises(Damaged, match="Could not read enough bytes"):
+        await second.read(asked, "SELECT sum(h % 1000) FROM many")
+    second.close()
+
+
+async def test_a_database_that_gave_itself_up_ends_the_process_and_is_rebuilt(path: Path) -> None:
+    def gives_up(_: Any) -> None:
+        raise duckdb.FatalException("FATAL Error: Failed: database has been invalidated because of an error")
+
+    first = Database.open(path, Door(), seconds=0.1)
+    with pytest.RaisesGroup(pytest.RaisesExc(BrokenStore, match="invalidated")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.watch)
+            with pytest.raises(Damaged, match="invalidated"):
+                await first.read(gives_up)
+            await trio.sleep_forever()
+    first.close()
+    second = Database.open(path, Door())
+    assert second.set_aside is not None
+    second.close()
 
 
 def test_a_file_of_a_newer_version_is_refused_and_left_alone(path: Path) -> None:

@@ -1,3 +1,4 @@
+import random
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +7,7 @@ import trio
 
 from storage import flush
 from storage.errors import Unavailable
+from tests.storage.test_database import damage
 from tests.web.conftest import NOW, STRANGER, Web, decoded, serving
 
 HEALTH = "/api/charts/health"
@@ -37,6 +39,36 @@ async def test_health_says_how_far_everything_is(web: Web) -> None:
     assert (found["journal"]["lag"], found["journal"]["lag_events"]) == (0, 0)
     assert found["last_flush"] == "2026-01-05T09:00:00.000+00:00"
     assert found["streams"] == {"connections": 0, "subscriptions": 0}
+
+
+async def test_a_damaged_store_is_named_and_served_as_far_as_it_goes_and_rebuilt_by_a_restart(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    old = f"/api/tradingview/history?symbol=GOLD&resolution=1S&from={NOW - 60_000}&to={NOW - 59_000}&countback=0"
+    days = f"/api/tradingview/history?symbol=GOLD&resolution=1D&from={NOW - 86_400}&to={NOW}&countback=0"
+    async with serving(tmp_path) as web:
+        await web.market()
+        for start in range(60_000, 0, -5000):
+            await web.trades(*((NOW - second, 100 + chance.random()) for second in range(start, start - 5000, -1)))
+        before = await web.json(old), await web.json(days)
+        await web.stack.writer.flushed(web.stack.engine.committed())
+        await web.stack.store.compact("spot", 1, 0, 3600)
+    damage(tmp_path / "candles.duckdb", "spot_1")
+    async with serving(tmp_path) as web:
+        assert await web.json(days) == before[1]
+        answer = await web.get(old)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "60"
+        assert "Corrupt database file" in decoded(await answer.get_data())["errmsg"]
+        found = await report(web, 503)
+        assert found["status"] == "degraded"
+        (reason,) = found["reasons"]
+        assert reason.startswith("history store: damaged, Corrupt database file")
+        await web.trades((NOW, 7.0))
+        assert (await web.json(days))["l"][-1] == 7.0
+    async with serving(tmp_path) as web:
+        assert await web.json(old) == before[0]
+        (notice,) = (await report(web))["notices"]
+        assert "was set aside as candles.duckdb.broken-" in notice
 
 
 async def test_only_a_shell_on_this_machine_is_told_where_the_data_is(tmp_path: Path) -> None:
