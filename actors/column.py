@@ -37,11 +37,12 @@ class Integers:
     Read as int64[n], or as int64[n, 2] (the low word first) where the column is `wide`.
     """
 
-    __slots__ = ("_base", "_high", "_least", "_low", "_most", "_room", "_unit", "_wide")
+    __slots__ = ("_base", "_high", "_least", "_low", "_most", "_room", "_unit", "_wide", "bits")
 
     def __init__(self, wide: bool = False) -> None:
         self._wide = wide
         self._room = 0
+        self.bits = 0  # of a row
         self._unit, self._base = 1, 0
         self._least, self._most = 0, -1  # of m; nothing fits an empty column
         self._low: Array | None = None
@@ -51,11 +52,6 @@ class Integers:
     def nbytes(self) -> int:
         """Memory of the rows."""
         return sum(plane.nbytes for plane in (self._low, self._high) if plane is not None)
-
-    @property
-    def bits(self) -> int:
-        """Of a row."""
-        return sum(8 * plane.itemsize for plane in (self._low, self._high) if plane is not None)
 
     def fill(self, values: Array, room: int) -> None:
         """These rows in place of what is here, from 0 on, with room for so many."""
@@ -164,7 +160,8 @@ class Integers:
         numbers = [value // self._unit for value in values] if self._unit > 1 else values
         least, most = min(numbers, default=0), max(numbers, default=0)
         shapes = _SHAPES if self._wide else _SHAPES[:5]
-        bits, first, second = next((shape for shape in shapes if 2 * (most - least) < 1 << shape[0]), shapes[-1])
+        self.bits, first, second = next((shape for shape in shapes if 2 * (most - least) < 1 << shape[0]), shapes[-1])
+        bits = self.bits
         self._base = (least + most) // 2 if 2 * (most - least) < 1 << bits else 0
         self._least, self._most = (-(1 << bits - 1), (1 << bits - 1) - 1) if bits else (0, 0)
         self._low = None if first is None else np.empty(self._room, first)

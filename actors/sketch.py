@@ -19,21 +19,23 @@ class Sketch:
 
     def __init__(self, hashes: Iterable[int] = ()) -> None:
         self._kept = _NONE
-        self._limit = 1 << 64  # hashes from here on are not among the smallest
-        self._new: set[int] = set()
+        self._limit = 0  # hashes from here on are not among the smallest; 0 while there are fewer than SKETCH
         if isinstance(hashes, Sketch):
-            self._kept, self._limit, self._new = hashes._kept, hashes._limit, set(hashes._new)
-        else:
-            self.add(hashes)
+            self._kept, self._limit = hashes._kept, hashes._limit
+            hashes = iter(hashes._new)
+        self._new: set[int] = set(hashes)
+        if len(self._new) > GATHERED:
+            self._gather()
 
     def __iter__(self) -> Iterator[int]:
         return chain(self._kept.tolist(), self._new)
 
     def add(self, hashes: Iterable[int]) -> None:
         """Take in some more."""
-        if len(self._kept) == SKETCH:
-            limit = self._limit
-            hashes = [number for number in hashes if number < limit]
+        if isinstance(hashes, Sketch) and not len(hashes._kept):
+            hashes = hashes._new
+        if self._limit:
+            hashes = [number for number in hashes if number < self._limit]
         self._new.update(hashes)
         if len(self._new) > GATHERED:
             self._gather()
@@ -53,7 +55,7 @@ class Sketch:
         all_ = np.concatenate((self._kept, new))
         all_.sort(kind="stable")  # makes use of what is in order already
         self._kept = all_[np.append(True, all_[1:] != all_[:-1])][:SKETCH]
-        self._limit = int(self._kept[-1]) if len(self._kept) == SKETCH else 1 << 64
+        self._limit = int(self._kept[-1]) if len(self._kept) == SKETCH else 0
         self._new = set()
 
 
