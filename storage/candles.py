@@ -65,11 +65,29 @@ def apply(db: Connection, seq: int) -> None:
     db.execute("UPDATE meta SET applied_seq = ?", [seq])
 
 
+ORDERED = 122_880  # rows of one row group of DuckDB: so many in order are as good to read as compacted ones
+
+
 def put(db: Connection, rung: int, table: Partials) -> None:
-    """Add partials to the newest stretch of a stored resolution."""
+    """Add partials to the newest stretch of a stored resolution.
+
+    Of very many, which are in (market, t) order, those of times that have no bars yet go to the ordered bars at once:
+    compacting them would only copy them.
+    """
+    if table.n >= ORDERED and "whole" not in table:
+        base = schema.candle_table(table.kind, rung)
+        t = table["t"]
+        query = f"SELECT DISTINCT t FROM {base} WHERE t BETWEEN ? AND ?"
+        seen = np.isin(t, db.execute(query, [int(t.min()), int(t.max())]).fetchnumpy()["t"])
+        _insert(db, base, table.take(~seen))
+        table = table.take(seen)
+    _insert(db, schema.recent_table(table.kind, rung), table)
+
+
+def _insert(db: Connection, name: str, table: Partials) -> None:
     if table.n:
         rows = to_arrow(table)  # noqa: F841 - DuckDB reads the table by its name here
-        db.execute(f"INSERT INTO {schema.recent_table(table.kind, rung)} BY NAME SELECT * FROM rows")
+        db.execute(f"INSERT INTO {name} BY NAME SELECT * FROM rows")
 
 
 def between(db: Connection, kind: str, rung: int, market: int, start: int, end: int) -> Partials:
@@ -287,25 +305,44 @@ def backlog(db: Connection, kind: str, rung: int) -> int:
     return int(found)
 
 
-def compact(db: Connection, kind: str, rung: int, span: int) -> int:
-    """Sum the newest stretch into the ordered bars, one span of time after the other; how many rows it was.
+SHARE = 8  # a span is compacted once it has one new row for so many old ones
 
-    Bars lie in (market, t) order within each span (seconds), so that reading one market touches few rows.
+
+def compact(db: Connection, kind: str, rung: int, span: int) -> int:
+    """Sum the newest stretch into the ordered bars; how many rows it was.
+
+    Compacted bars lie in (market, t) order within each span (seconds), so that reading one market touches few rows.
+    What few rows add to a large span waits until they are worth writing it again.
     """
     base, recent = schema.candle_table(kind, rung), schema.recent_table(kind, rung)
-    spans = db.execute(f"SELECT DISTINCT t // {span} FROM {recent} ORDER BY 1").fetchall()
-    moved = backlog(db, kind, rung)
+    ((first, last),) = db.execute(f"SELECT min(t), max(t) FROM {recent}").fetchall()
+    if first is None:
+        return 0
+    number = f"CAST(floor(t / {span}) AS BIGINT)"  # `//` would round times before 1970 up
+    near = f"t >= {first // span * span} AND t < {(last // span + 1) * span}"
+    db.execute(
+        f"CREATE OR REPLACE TEMP TABLE due AS SELECT number FROM "
+        f"(SELECT {number} AS number, count(*) AS fresh FROM {recent} GROUP BY ALL) "
+        f"LEFT JOIN (SELECT {number} AS number, count(*) AS old FROM {base} WHERE {near} GROUP BY ALL) USING (number) "
+        f"WHERE fresh * {SHARE} >= coalesce(old, 0)"
+    )
+    where = f"{near} AND {number} IN (SELECT number FROM due)"
+    db.execute(f"CREATE OR REPLACE TEMP TABLE compacted AS SELECT * FROM {base} WHERE {where}")
+    db.execute(f"DELETE FROM {base} WHERE {where}")
+    ((moved,),) = db.execute(f"INSERT INTO compacted SELECT * FROM {recent} WHERE {where}").fetchall()
+    db.execute(f"DELETE FROM {recent} WHERE {where}")
     names = ", ".join(field.name for field in FIELDS[kind])
+    # Most buckets have one row, which is its own sum; only the others have to be summed.
+    several = "(SELECT market, t FROM compacted GROUP BY market, t HAVING count(*) > 1)"
+    merged = schema.merge_sql(kind, f"(SELECT * FROM compacted SEMI JOIN {several} USING (market, t))")
     # What replaces a bucket goes on doing so where the archive has rows of it.
     beside = " OR ".join(f"t >= {low} AND t < {high}" for low, high in partitions.spans(db, kind, rung)) or "false"
-    for (number,) in spans:
-        low, high = number * span, (number + 1) * span
-        relation = f"({_both(kind, rung, '*', f't >= {low} AND t < {high}')})"
-        merged = schema.merge_sql(kind, relation)
-        db.execute(f"CREATE OR REPLACE TEMP TABLE compacted AS SELECT {names} FROM ({merged})")
-        db.execute(f"DELETE FROM {base} WHERE t >= {low} AND t < {high}")
-        # An empty whole row stays as the mark of a bar that is gone: whoever comes back asks for it by its rev.
-        db.execute(f"INSERT INTO {base} SELECT * REPLACE (whole AND ({beside}) AS whole) FROM compacted")
-        db.execute("DROP TABLE compacted")
-    db.execute(f"DELETE FROM {recent}")
-    return moved
+    # An empty whole row stays as the mark of a bar that is gone: whoever comes back asks for it by its rev.
+    db.execute(
+        f"INSERT INTO {base} SELECT * REPLACE (whole AND ({beside}) AS whole) FROM ("
+        f"SELECT {names} FROM compacted ANTI JOIN {several} USING (market, t) UNION ALL SELECT {names} FROM ({merged})"
+        f") ORDER BY {number}, market, t"
+    )
+    db.execute("DROP TABLE compacted")
+    db.execute("DROP TABLE due")
+    return int(moved)

@@ -96,9 +96,9 @@ def test_every_read_is_the_sum_of_all_that_was_put_however_often_it_was_compacte
             assert candles.backlog(db, kind, rung) == waiting
             if data.draw(st.booleans()):
                 before = everything(db, kind, rung)
-                assert candles.compact(db, kind, rung, data.draw(st.sampled_from([60, 120, 86400]))) == waiting
+                waiting -= candles.compact(db, kind, rung, data.draw(st.sampled_from([60, 120, 86400])))
+                assert candles.backlog(db, kind, rung) == waiting
                 assert everything(db, kind, rung) == before
-                waiting = 0
         bars = settled(rows)
         assert everything(db, kind, rung) == bars
         market = data.draw(st.sampled_from([1, 2]))
@@ -139,6 +139,72 @@ def test_compacted_bars_lie_by_market_and_time_within_each_span(file: Connection
         assert candles.backlog(file, "spot", 60) == 0
     finally:
         file.execute("ROLLBACK")
+
+
+def volumes(markets: int, times: Sequence[int], seq: int) -> Partials:
+    """A bar of every market at each of these times, in (market, t) order."""
+    n = markets * len(times)
+    market, t = np.repeat(np.arange(markets, dtype=np.int32), len(times)), np.tile(np.array(times, np.int64), markets)
+    volume = np.column_stack((np.full(n, seq), np.zeros(n, np.int64)))
+    return Partials("spot", n, {"market": market, "t": t, "volume": volume, "rev": np.full(n, seq)})
+
+
+def shown(db: Connection) -> dict[int, list[int]]:
+    """By time, the volumes of market 5 in units of 1e-18."""
+    bars = fold.merged(candles.between(db, "spot", 60, 5, -END, END))
+    return dict(zip(bars["t"].tolist(), bars["volume"].tolist(), strict=True))
+
+
+def ordered(db: Connection) -> int:
+    ((found,),) = db.execute("SELECT count(*) FROM spot_60").fetchall()
+    return int(found)
+
+
+def test_many_bars_of_times_without_any_need_no_compaction_and_those_of_others_do(db: Connection) -> None:
+    markets = candles.ORDERED // 3
+    candles.put(db, 60, volumes(markets, [0, 60, 120], 1))
+    assert (ordered(db), candles.backlog(db, "spot", 60)) == (3 * markets, 0)
+    candles.put(db, 60, volumes(markets, [120, 180, 240], 2))
+    assert (ordered(db), candles.backlog(db, "spot", 60)) == (5 * markets, markets)
+    candles.put(db, 60, volumes(markets // 2, [300, 360, 420], 4))  # not so many
+    assert candles.backlog(db, "spot", 60) == markets + markets // 2 * 3
+    expected = {0: [1, 0], 60: [1, 0], 120: [3, 0], 180: [2, 0], 240: [2, 0]}
+    expected |= {t: [4, 0] for t in (300, 360, 420)}
+    assert shown(db) == expected
+    assert candles.compact(db, "spot", 60, 86400) == markets + markets // 2 * 3
+    assert shown(db) == expected
+    lie = db.execute("SELECT market, t FROM spot_60 ORDER BY rowid").fetchnumpy()
+    assert np.all(np.diff(lie["market"].astype(np.int64) * 1000 + lie["t"]) > 0)
+
+
+def test_many_whole_rows_replace_what_was_there_all_the_same(db: Connection) -> None:
+    table = volumes(candles.ORDERED, [0], 2)
+    candles.put(db, 60, volumes(10, [0], 1))
+    candles.put(db, 60, Partials("spot", table.n, {**table.columns, "whole": np.ones(table.n, np.bool_)}))
+    assert shown(db) == {0: [2, 0]}
+    candles.compact(db, "spot", 60, 60)
+    assert shown(db) == {0: [2, 0]}
+
+
+def test_a_few_late_rows_wait_until_a_large_span_is_worth_writing_again(db: Connection) -> None:
+    candles.put(db, 60, volumes(100, [0, 60, 120, 180], 1))
+    assert candles.compact(db, "spot", 60, 3600) == 400
+    candles.put(db, 60, volumes(100, [3600], 2))
+    candles.put(db, 60, volumes(40, [120], 3))
+    assert candles.compact(db, "spot", 60, 3600) == 100
+    assert (ordered(db), candles.backlog(db, "spot", 60)) == (500, 40)
+    candles.put(db, 60, volumes(10, [180], 4))
+    expected = {0: [1, 0], 60: [1, 0], 120: [4, 0], 180: [5, 0], 3600: [2, 0]}
+    assert shown(db) == expected
+    assert candles.compact(db, "spot", 60, 3600) == 50
+    assert (ordered(db), candles.backlog(db, "spot", 60)) == (500, 0)
+    assert shown(db) == expected
+
+
+def test_a_trading_day_of_1969_is_compacted_like_any_other(db: Connection) -> None:
+    candles.put(db, 60, volumes(6, [-86400, 0], 1))
+    assert candles.compact(db, "spot", 60, 36525 * 86400) == 12
+    assert shown(db) == {-86400: [1, 0], 0: [1, 0]}
 
 
 @pytest.mark.parametrize("kind", KINDS)
