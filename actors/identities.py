@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from storage.events import Array, Events
+from storage.events import INTEGERS, Array, Events
 
 
 class Outcome(IntEnum):
@@ -27,6 +30,31 @@ class Resolution:
     keep: NDArray[np.int64]  # rows of the words that become stored events, ascending
     dead: NDArray[np.int64]  # pos of events committed earlier that are no more, ascending
     forget: NDArray[np.uint64]  # identities known before the batch and no longer after it
+
+
+def same(a: Events, b: Events) -> NDArray[np.bool_]:
+    """Whether a row of one and the same row of the other name the same identity, by what they say, not by its hash."""
+    (numbers, texts), (other_numbers, other_texts) = _said(a), _said(b)
+    equal: NDArray[np.bool_] = np.all(numbers == other_numbers, axis=0)
+    equal &= pc.equal(texts, other_texts).to_numpy(zero_copy_only=False)
+    return equal
+
+
+def _said(events: Events) -> tuple[Array, Any]:
+    """What an identity consists of, as `storage.hashing.identity` reads it: which kind it is, two integers, a text."""
+    transaction = pc.ascii_lower(pc.fill_null(events.texts("transaction_hash"), ""))
+    log_index, number = events.integers("log_index"), events.integers("trade_no")
+    chain = pc.not_equal(transaction, "").to_numpy(zero_copy_only=False) & (log_index >= 0)
+    numbered = ~chain & (number != INTEGERS["trade_no"][1])
+    numbers = np.stack(
+        [
+            np.where(chain, 0, np.where(numbered, 1, 2)),
+            np.where(chain, events.integers("chain_id"), events.integers("market")),
+            np.where(chain, log_index, np.where(numbered, number, 0)),
+        ]
+    )
+    text = pc.if_else(pa.array(numbered), "", pc.fill_null(events.texts("trade_id"), ""))
+    return numbers, pc.if_else(pa.array(chain), transaction, text)
 
 
 def resolve(words: Events, found_pos: Array, found_digest: Array) -> Resolution:

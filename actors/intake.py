@@ -16,7 +16,7 @@ from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from actors.decode import Decoded, Named, Rejected, decode, decompress
-from actors.identities import Outcome, resolve
+from actors.identities import Outcome, resolve, same
 from storage import hashing
 from storage.commits import Answer, Commit, Dead, encode, places
 from storage.errors import BadRequest, CandledError, Conflict, KeyReused, Unavailable
@@ -396,37 +396,62 @@ class Intake:
             if not events.n:
                 return None, np.zeros(0, np.int64)
             return Commit(seq, events.with_columns(pos=places(seq, events.n))), np.zeros(words.n, np.int64)
-        ident = words.integers("ident")
-        pos, digest, maybe = self._index.find(ident)
-        older = np.flatnonzero(maybe)
-        if len(older):
-            pos[older], digest[older] = await self._run(self._index.find_older, ident[older])
+        words, pos, digest, standing = await self._known(words)
         found = resolve(words, pos, digest)
         outcome = found.outcome.astype(np.int64)
         if not len(found.keep) and not len(found.dead):
             return None, outcome
-        dead = await self._dead(found.dead) if len(found.dead) else []
+        dead = _dead(standing, found.dead)
         kept = words.without("removed")
         events = kept if len(found.keep) == words.n else kept.take(found.keep)
         return Commit(seq, events.with_columns(pos=places(seq, events.n)), dead, found.forget), outcome
 
-    async def _dead(self, gone: Array) -> list[Dead]:
-        """Where the events at these places lie."""
-        dead: dict[int, Dead] = {}
-        wanted = set(gone.tolist())
+    async def _known(self, words: Events) -> tuple[Events, Array, Array, Events]:
+        """The words, place and digest of the event that each is about, and the events that some may change.
+
+        Two identities may share a hash. Before a word changes an event, what both say of their identity is compared;
+        a word that is about another event than its hash was taken for goes on under another hash.
+        """
+        ident = words.integers("ident")
+        said, removed = words.integers("digest"), words.integers("removed")
+        pos, digest = await self._found(ident)
+        rows = np.flatnonzero((pos >= 0) & ((digest != said) | removed))
+        standing = Events(0, {})
+        while len(rows):
+            events = await self._at(np.unique(pos[rows]))
+            standing = concat([standing, events]) if standing.n else events
+            places_ = events.integers("pos")
+            rows = rows[np.isin(pos[rows], places_)]
+            strangers = rows[~same(words.take(rows), events.take(np.searchsorted(places_, pos[rows])))]
+            if not len(strangers):
+                break
+            ident = ident.copy()
+            ident[strangers] = hashing.another(ident[strangers])
+            words = words.with_columns(ident=ident)
+            pos[strangers], digest[strangers] = await self._found(ident[strangers])
+            rows = strangers[(pos[strangers] >= 0) & ((digest != said) | removed)[strangers]]
+        return words, pos, digest, standing
+
+    async def _found(self, ident: Array) -> tuple[Array, Array]:
+        """Place and digest of the events with these identities, −1 and 0 where there is none."""
+        pos, digest, maybe = self._index.find(ident)
+        older = np.flatnonzero(maybe)
+        if len(older):
+            pos[older], digest[older] = await self._run(self._index.find_older, ident[older])
+        return pos, digest
+
+    async def _at(self, wanted: Array) -> Events:
+        """The events at these places, in order of place."""
+        parts = []
         for commit in self._recent:
-            if not commit.events.n:
-                continue
-            place = commit.events.integers("pos")
-            for row in np.flatnonzero(np.isin(place, gone)).tolist():
-                markets, times = commit.events.integers("market"), commit.events.integers("ts")
-                dead[int(place[row])] = Dead(int(place[row]), int(markets[row]), int(times[row]))
-        missing = np.array(sorted(wanted - dead.keys()), np.int64)
-        if len(missing):
-            stored = await self._events_at(missing)
-            columns = (stored.integers(name).tolist() for name in ("pos", "market", "ts"))
-            dead |= {pos: Dead(pos, market, ts) for pos, market, ts in zip(*columns, strict=True)}
-        return list(dead.values())
+            if commit.events.n and len(rows := np.flatnonzero(np.isin(commit.events.integers("pos"), wanted))):
+                parts.append(commit.events.take(rows))
+        if parts:
+            wanted = np.setdiff1d(wanted, np.concatenate([part.integers("pos") for part in parts]))
+        if len(wanted):
+            parts.append(await self._events_at(wanted))
+        events = concat(parts)
+        return events.take(np.argsort(events.integers("pos")))
 
     def _know(self, commit: Commit) -> None:
         """Remember a batch that is in the journal."""
@@ -501,6 +526,16 @@ def _joined(group: Sequence[_Request]) -> Events:
         words = concat([request.words for request in some])
         parts.append(words if stamped else hashing.stamped(words))
     return concat(parts)
+
+
+def _dead(standing: Events, gone: Array) -> list[Dead]:
+    """Where the events at these places lie."""
+    if not len(gone):
+        return []
+    place = standing.integers("pos")
+    rows = np.flatnonzero(np.isin(place, gone))
+    columns = (column[rows].tolist() for column in (place, standing.integers("market"), standing.integers("ts")))
+    return [Dead(*row) for row in sorted(set(zip(*columns, strict=True)))]
 
 
 def know(index: Index, events: Events) -> None:

@@ -59,6 +59,7 @@ def _seed(name: str) -> int:
 
 
 _CHAIN, _TRADE_NO, _TRADE_TEXT = _seed("chain identity"), _seed("trade_no identity"), _seed("trade_id identity")
+_ANOTHER = _seed("another identity")
 _SMALL = ("market", "event", "price_type", "side")  # together one word
 _WIDE = ("ts", "chain_id", "block_number", "log_index", "trade_no")
 _LOWERED = ("user_address", "transaction_hash")  # hexadecimal: the case of its letters says nothing
@@ -70,6 +71,13 @@ _NOTHING = {name: 0 if name in ("price", "fee") else _NAN for name in NUMBERS}
 def mix(*columns: Array) -> Words:
     """One hash a row of any number of integer columns; their order counts."""
     return _chained(0, *columns)
+
+
+def another(ident: Words) -> Words:
+    """The hash of an identity whose hash is another's already."""
+    h = _chained(_ANOTHER, ident)
+    h[h == 0] = 1
+    return h
 
 
 def hash_texts(texts: Any, *, lower: bool = False) -> Words:

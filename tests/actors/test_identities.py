@@ -3,14 +3,51 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.identities import Outcome, Resolution, resolve
+from actors.identities import Outcome, Resolution, resolve, same
+from storage import hashing
 from storage.events import Events
 
 A, D, C, R, U = Outcome
+
+Named = tuple[int, int, int, str | None, int, int | None, str | None]
+parts = st.tuples(
+    st.integers(1, 2),  # market
+    st.integers(0, 1),  # chain_id
+    st.integers(-1, 1),  # log_index
+    st.sampled_from([None, "", "0xAb", "0xaB", "0xcd"]),  # transaction_hash
+    st.integers(-1, 1),  # trade_no
+    st.none(),
+    st.sampled_from([None, "", "a", "A", "é"]),  # trade_id
+)
+
+
+def named(rows: list[Named]) -> Events:
+    """Events that say this of who they are."""
+    market, chain, log_index, transaction, number, _, text = zip(*rows, strict=True)
+    return Events(
+        len(rows),
+        {
+            "market": np.array(market, np.int32),
+            "chain_id": np.array(chain, np.int64),
+            "log_index": np.array(log_index, np.int64),
+            "transaction_hash": pa.array(transaction, pa.string()),
+            "trade_no": np.array(number, np.int64),
+            "trade_id": pa.array(text, pa.string()),
+        },
+    )
+
+
+@given(st.lists(st.tuples(parts, parts), min_size=1, max_size=30))
+def test_two_events_are_the_same_where_their_hashes_are(pairs: list[tuple[Named, Named]]) -> None:
+    a, b = (named([pair[side] for pair in pairs]) for side in (0, 1))
+    hashes = hashing.identity(a), hashing.identity(b)
+    known = (hashes[0] != 0) & (hashes[1] != 0)  # of others nobody asks
+    assert same(a, b)[known].tolist() == (hashes[0] == hashes[1])[known].tolist()
 
 
 def words(*said: tuple[int, int, bool]) -> Events:

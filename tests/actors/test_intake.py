@@ -7,8 +7,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -18,13 +20,13 @@ from trio.testing import wait_all_tasks_blocked
 from actors.bodies import UnsupportedMediaType
 from actors.intake import IngestAnswer
 from daemon.stack import Stack
-from storage import answers, journal, ledger, rejects
+from storage import answers, hashing, journal, ledger, rejects
 from storage.commits import Answer
 from storage.errors import BadRequest, Conflict, KeyReused, TooLarge, Unavailable
 from storage.flush import Flush
 from storage.identities import Identities
 from tests.histories import read
-from tests.stacks import JSON, NDJSON, NOON, flush, removed, running, say, trade
+from tests.stacks import JSON, NDJSON, NOON, Said, flush, removed, running, say, trade
 
 
 @contextmanager
@@ -437,6 +439,40 @@ async def test_identities_are_known_however_few_fit_into_memory(
         assert await volume(stack) == 600
         await flush(stack)
         assert await stack.database.read(ledger.count) == 600
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+async def test_events_that_share_a_hash_stay_apart(
+    tmp_path: Path, flushed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = hashing._identity
+
+    def the_same(*events: Any) -> Any:
+        return np.where(hashed(*events) != 0, np.uint64(7), np.uint64(0))
+
+    monkeypatch.setattr(hashing, "_identity", the_same)
+
+    async def told(stack: Stack, word: Said) -> list[int]:
+        if flushed:
+            await flush(stack)
+        answer = await say(stack, word)
+        return [answer.accepted, answer.duplicates, answer.corrected, answer.retracted]
+
+    words = [trade(0, 100, trade_id=1), trade(0, 101, trade_id="a"), trade(0, 102, trade_id=2)]
+    words.append(trade(0, 103, chain_id=1, transaction_hash="0xAB", log_index=1))
+    async with running(tmp_path) as stack:
+        for word in words:
+            assert await told(stack, word) == [1, 0, 0, 0]
+        for word in words:
+            assert await told(stack, word) == [0, 1, 0, 0]
+        assert await told(stack, {**words[1], "price": 90}) == [0, 0, 1, 0]
+        assert await told(stack, {**words[3], "transaction_hash": "0xab"}) == [0, 1, 0, 0]
+    async with running(tmp_path) as stack:
+        for word in (words[0], {**words[1], "price": 90}, words[2], words[3]):
+            assert await told(stack, word) == [0, 1, 0, 0]
+        assert await told(stack, {**words[3], "removed": True}) == [0, 0, 0, 1]
+        assert await told(stack, removed(2)) == [0, 0, 0, 1]
+        assert await read(stack, "GOLD", "1") == [(NOON, 90, 100, 90, 100, 2, 2)]
 
 
 async def test_a_body_is_the_same_in_each_form(tmp_path: Path) -> None:
