@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Pause = Callable[[], None]  # called between two steps: rests, and raises Stopped when the work is to end
 REST = 1.0  # seconds of rest for each second of work: most of it holds no lock that the loop needs, some does
+STEP = 0.005  # seconds of work between two rests, at least
 LONGEST = 0.1  # seconds of rest at a time
 
 
@@ -65,6 +66,8 @@ class _Pauses:
 
     def __call__(self) -> None:
         worked = time.perf_counter() - self._since
+        if worked < STEP and not self._stop.is_set():
+            return
         if self._stop.wait(min(worked * self._rest, LONGEST)):
             raise Stopped
         self._since = time.perf_counter()

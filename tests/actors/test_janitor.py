@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from actors.background import Background, Stopped
 from actors.janitor import Janitor
@@ -36,11 +37,11 @@ class Chore:
             raise Unavailable("no space left")
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_jobs_run_when_due_and_never_two_at_a_time() -> None:
+async def test_jobs_run_when_due_and_never_two_at_a_time(autojump_clock: MockClock) -> None:
     hourly, often = Chore("hourly", 3600, takes=100), Chore("often", 10, takes=5)
     hourly.others, often.others = [often], [hourly]
     janitor = Janitor([hourly, often])
+    assert autojump_clock.rate == 0
     with trio.move_on_after(7500):
         await janitor.run()
     assert len(hourly.began) == 2
@@ -49,10 +50,10 @@ async def test_jobs_run_when_due_and_never_two_at_a_time() -> None:
     assert janitor.statistics()["hourly"].seconds == pytest.approx(200)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_job_that_fails_is_tried_again_after_ever_longer_pauses() -> None:
+async def test_a_job_that_fails_is_tried_again_after_ever_longer_pauses(autojump_clock: MockClock) -> None:
     chore = Chore("sealing", 1, fails=3)
     janitor = Janitor([chore], retry=15, now=lambda: 7.0)
+    assert autojump_clock.rate == 0
     with trio.move_on_after(40):
         await janitor.run()
     told = janitor.statistics()["sealing"]
