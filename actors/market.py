@@ -22,6 +22,7 @@ from storage.errors import Damaged, Unavailable
 from storage.events import Array
 from storage.partials import Partials
 from storage.partials import concat as together
+from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.schema import RUNGS
 from storage.store import History
@@ -241,7 +242,10 @@ class MarketActor:
         seconds = [second for piece in pieces for second in piece.touched]
         had: dict[_Feed, set[int]] = {}
         for feed in list(self._feeds.values()) if seconds else ():
-            had[feed] = await self._surely(self._there, feed, seconds)
+            try:
+                had[feed] = await self._surely(self._there, feed, seconds)
+            except BrokenPartition as error:
+                log.error("market %s: %s", self.record.market_symbol, error)
         changed: dict[int, set[int]] = {stored: set() for stored in self._rings}
         for piece in pieces:
             self._take_in(piece)
@@ -273,6 +277,8 @@ class MarketActor:
                 return await work(*given)
             except Damaged:
                 raise
+            except BrokenPartition:
+                raise
             except Unavailable as error:
                 log.error("market %s: %s; trying again", self.record.market_symbol, error)
                 await trio.sleep(AGAIN)
@@ -303,7 +309,13 @@ class MarketActor:
         self._lay()
         for stored, times in self._missing.items():
             if times:
-                await self._bring(self._rings[stored], times)
+                try:
+                    await self._bring(self._rings[stored], times)
+                except BrokenPartition as error:
+                    log.error("market %s: %s", self.record.market_symbol, error)
+                    # From here on memory has only what is newer; whoever asks for older bars is told by the store.
+                    self._rings[stored] = Ring(self.kind, stored, max(self._newest, *times) + 1)
+                    self._outside[stored] = self.seq
                 times.clear()
 
     def _start(self, stored: int, second: int) -> int:
@@ -635,7 +647,7 @@ class MarketActor:
             # What is over closes now: whoever has the newest bar of this seq knows the closing of all that it ended.
             over = self._over(feed) - labels
             for label in sorted(labels | over):
-                for bar in await self._surely(self._one, feed, label):
+                for bar in await self._told(feed, label):
                     # To a stream a bar is new if it was not there when the stream last spoke; what is folded again,
                     # or merged from finer bars, may have been born later than that.
                     old = label in there if label in lost else bar.born <= told
@@ -654,11 +666,19 @@ class MarketActor:
         await self._surely(self._settle)
         for feed in list(self._feeds.values()):
             over = self._over(feed)
-            bars = [bar for t in sorted(over) for bar in await self._surely(self._one, feed, t)]
+            bars = [bar for t in sorted(over) for bar in await self._told(feed, t)]
             for t in over:
                 feed.open.pop(t, None)
             feed.topic.close(bars)
         self._next_end = min((end for feed in self._feeds.values() for end in feed.open.values()), default=math.inf)
+
+    async def _told(self, feed: _Feed, label: int) -> list[Bar]:
+        """The bar at this label as a stream tells it: none, where it lies in a file that cannot be read."""
+        try:
+            return await self._surely(self._one, feed, label)
+        except BrokenPartition as error:
+            log.error("market %s: %s", self.record.market_symbol, error)
+            return []
 
     def _over(self, feed: _Feed) -> set[int]:
         """The bars last shown as not closed whose time is over."""

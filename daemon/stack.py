@@ -11,13 +11,16 @@ import numpy as np
 import trio
 from msgspec import Struct
 
+from actors.archivist import Archivist
+from actors.background import Background
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake, know
+from actors.janitor import Janitor
 from actors.registry import Keys, Registry
 from actors.rounds import Round, flushed, made
 from actors.writer import Writer
-from storage import answers, candles, keys, ledger, markets, rejects
+from storage import answers, archive, candles, keys, ledger, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import ROW_BITS, Commit, decode
 from storage.database import Database, Door
@@ -46,6 +49,8 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     max_body: int = 64 << 20
     create: Kind | None = None
     query_seconds: float = 30.0
+    archive_days: int = 7
+    archive_quiet: float = 3600.0
 
 
 class Recovered(Struct, frozen=True):
@@ -76,6 +81,7 @@ class Stack:
     engine: Engine
     intake: Intake
     recovered: Recovered
+    archivist: Archivist
 
 
 @asynccontextmanager
@@ -114,7 +120,9 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         applied = await database.write(candles.adopt, journal.epoch)
         identities = await _known(data / "identities", journal, database, door)
         batches, events = 0, 0
-        for commits in _chunks(journal, applied):
+        cuts = await database.write(archive.restore, journal.last_seq)
+        await database.read(archive.tidy)
+        for commits in _chunks(journal, applied, cuts):
             round_ = await _folded(commits, registry, door)
             for one in commits:
                 if one.seq > identities.through:  # what came before is in their files
@@ -166,6 +174,8 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             limit=settings.max_body,
             now=now,
         )
+        archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
+        janitor = Janitor([archivist], now=now)
         stack = Stack(
             door,
             state,
@@ -181,11 +191,13 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             engine,
             intake,
             recovered,
+            archivist,
         )
         async with trio.open_nursery() as below:
             await below.start(hub.run)
             await below.start(key_cache.run)
             below.start_soon(database.watch)
+            await below.start(janitor.run)
             async with trio.open_nursery() as store_writer:
                 await store_writer.start(writer.run)
                 async with trio.open_nursery() as folding:
@@ -225,14 +237,14 @@ async def _put_away(identities: Identities, seq: int, door: Door) -> None:
         log.warning("%s; they stay in memory until there is room", error)
 
 
-def _chunks(journal: Journal, applied: int) -> Iterator[list[Commit]]:
-    """What the journal has after `applied`, some batches at a time."""
+def _chunks(journal: Journal, applied: int, cuts: Sequence[int]) -> Iterator[list[Commit]]:
+    """What the journal has after `applied`, some batches at a time, never one before and one after a cut."""
     some: list[Commit] = []
     count = 0
     for seq, record in journal.since(applied):
         some.append(decode(seq, record))
         count += some[-1].events.n
-        if count >= REPLAYED:
+        if count >= REPLAYED or seq in cuts:
             yield some
             some, count = [], 0
     if some:

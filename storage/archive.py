@@ -114,6 +114,8 @@ def births(db: Connection, kind: str, rung: int, markets: Array, times: Array) -
     columns = ("market", "t", "born", "rev")
     reach = (int(times.min()), int(times.max()) + 1)
     found = partitions.among(db, kind, rung, (int(markets.min()), int(markets.max())), reach)
+    ((seq,),) = db.execute("SELECT applied_seq FROM meta").fetchall()
+    found = [part for part in found if part.seq <= seq]  # in a rebuild there are files of later times
     root = partitions.folder(db) if found else Path()
     tables = [pa.table({name: pa.array([], pa.int32() if name == "market" else pa.int64()) for name in columns})]
     for part in found:
@@ -216,6 +218,15 @@ def _later(table: pa.Table, first: int) -> pa.Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What some files hold."""
+
+    files: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """A partition with rows in DuckDB."""
 
@@ -314,6 +325,46 @@ def adopt(db: Connection, moved: Moved) -> None:
     if rows != moved.rows:
         raise Changed(f"archive: {where} was compacted during its move: {rows} of {moved.rows} rows were left")
     partitions.replace(db, where, moved.parts)
+
+
+def beyond(db: Connection, rung: int, table: Partials) -> Partials:
+    """The rows of these that the archive does not answer for already: in a rebuild it knows of later batches."""
+    spans = db.execute(
+        "SELECT low, high, max(seq) FROM archived WHERE kind = ? AND rung = ? AND seq >= ? GROUP BY low, high",
+        [table.kind, rung, int(table["rev"].min()) if table.n else EVER],
+    ).fetchall()
+    kept = np.full(table.n, True)
+    for low, high, seq in spans:
+        kept &= (table["t"] < low) | (table["t"] >= high) | (table["rev"] > seq)
+    return table if kept.all() else table.take(kept)
+
+
+def restore(db: Connection, last: int) -> list[int]:
+    """Have a database that was lost know of the files again; the seqs that they reach, in order.
+
+    `last` is the newest batch that there is. Batches up to such a seq and later ones must not be flushed together: see
+    `beyond`.
+    """
+    parts = partitions.everything(db)
+    ((applied,),) = db.execute("SELECT applied_seq FROM meta").fetchall()
+    if not parts and applied == 0:
+        parts = partitions.found(partitions.folder(db), last)
+        partitions.add(db, parts)
+    return sorted({part.seq for part in parts})
+
+
+def tidy(db: Connection) -> None:
+    """Remove the files that a crash left between two steps."""
+    gone = partitions.tidy(partitions.folder(db), partitions.everything(db))
+    if gone:
+        log.info("archive: %d files of moves that were not finished were removed", gone)
+
+
+def audit(pause: Pause, root: Path, parts: Sequence[Part]) -> None:
+    """Read files again, all of them; raises BrokenStore where they do not hold what was put there."""
+    for part in parts:
+        for _ in parquet.verified(root / part.path, part.rows, part.hash):
+            pause()
 
 
 def unlink(root: Path, parts: Sequence[Part]) -> None:

@@ -129,7 +129,7 @@ def last_change(db: Connection, kind: str, market: int) -> int:
     """The newest seq that changed anything of this market; 0 where nothing did."""
     both = _both(kind, ONE_DAY, "rev", "market = ?")
     ((found,),) = db.execute(f"SELECT max(rev) FROM ({both})", [market, market]).fetchall()
-    return int(found or 0)
+    return max(int(found or 0), archive.last_change(db, kind, market))
 
 
 def ended(db: Connection, rung: int, market: int, since: int, limit: int) -> list[tuple[int, bool]]:

@@ -3,8 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,6 +111,17 @@ class Database:
                     cursor.execute("ROLLBACK")
                 self._read_seconds += time.perf_counter() - began
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A read transaction on the caller's thread, for work that may take long; nobody cancels it."""
+        with self._connection.cursor() as cursor:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            try:
+                yield cursor
+            finally:
+                with suppress(duckdb.Error):
+                    cursor.execute("ROLLBACK")
+
     async def watch(self) -> None:
         """Cancel reads that take too long, until cancelled; BrokenStore where the database is of no use any more."""
         while True:
@@ -121,6 +132,11 @@ class Database:
             for deadline, cursor in list(self._running.values()):
                 if now > deadline:
                     cursor.interrupt()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
 
     async def write(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run `work(cursor, *arguments)` in one transaction: all of it is kept, or nothing.

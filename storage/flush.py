@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import candles, ledger
+from storage import archive, candles, ledger
 from storage.commits import Answer, Dead
 from storage.events import Array, Events
 from storage.partials import Partials
@@ -48,7 +48,7 @@ def apply(db: Connection, flush: Flush) -> None:
             tables.append((refold.rung, whole))
             candles.end(db, refold.rung, lives)
     for rung, table in tables:
-        candles.put(db, rung, table)
+        candles.put(db, rung, archive.beyond(db, rung, table))
     for seq, identities in flush.forgotten:
         ledger.forget(db, seq, identities)
     candles.apply(db, flush.seq)

@@ -172,17 +172,26 @@ def add(db: Connection, parts: Sequence[Part]) -> None:
         db.execute("INSERT INTO archived BY NAME SELECT * FROM rows")
 
 
-def found(archive: Path, epoch: str) -> list[Part]:
+def found(archive: Path, last: int) -> list[Part]:
     """The list as the files themselves have it: of each partition the newest generation that is complete.
 
-    A file that cannot be read is set aside under a name of its own, never deleted.
+    A file that cannot be read, or that knows of batches after `last`, is set aside under a name of its own.
     """
     generations: dict[tuple[Partition, int], list[Words]] = {}
     for path in sorted(archive.glob("*/*/*/*.parquet")):
         if FILE.fullmatch(path.name) is None:
             continue
-        said = _words(path)
-        if said is not None and said.epoch == epoch and archive / said.part.path == path:
+        try:
+            said = _words(path)
+            if archive / said.part.path != path:
+                raise ValueError(f"it says that it is {said.part.path}")
+            if said.part.seq > last:
+                raise ValueError(f"it reaches to batch {said.part.seq}, the newest is {last}")
+        except (*parquet.BROKEN, KeyError, msgspec.MsgspecError) as error:
+            aside = path.with_name(path.name + ASIDE)
+            log.error("archive: %s was set aside as %s: %s", path, aside.name, error)
+            os.replace(path, aside)
+        else:
             generations.setdefault((said.part.partition, said.part.generation), []).append(said)
     newest: dict[Partition, list[Words]] = {}
     for (where, _), some in sorted(generations.items(), key=lambda item: item[0][1]):
@@ -191,15 +200,9 @@ def found(archive: Path, epoch: str) -> list[Part]:
     return [said.part for some in newest.values() for said in sorted(some, key=lambda said: said.part.part)]
 
 
-def _words(path: Path) -> Words | None:
-    try:
-        said = msgspec.json.decode(parquet.words(path), type=Words)
-        size, footer = path.stat().st_size, parquet.footer_sum(path)
-    except (*parquet.BROKEN, KeyError, msgspec.MsgspecError) as error:
-        aside = path.with_name(path.name + ASIDE)
-        log.error("archive: %s cannot be read and was set aside as %s: %s", path, aside.name, error)
-        os.replace(path, aside)
-        return None
+def _words(path: Path) -> Words:
+    said = msgspec.json.decode(parquet.words(path), type=Words)
+    size, footer = path.stat().st_size, parquet.footer_sum(path)
     return structs.replace(said, part=structs.replace(said.part, bytes=size, footer=footer))
 
 

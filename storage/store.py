@@ -1,15 +1,22 @@
 """What the actors ask of the disk, as async functions: bars as of one snapshot, and one commit per flush."""
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from storage import candles, flush, ledger
+from storage import archive, candles, flush, ledger, partitions
+from storage.archive import Moved, Snapshot, Waiting
 from storage.database import Database
 from storage.events import Array, Events
 from storage.flush import Flush
 from storage.partials import Partials
+from storage.partitions import BrokenPartition, Part, Partition
+
+log = logging.getLogger(__name__)
+
+AGAIN = 3  # times that a file is looked for: a newer one may have taken its place meanwhile
 
 T = TypeVar("T")
 
@@ -39,6 +46,9 @@ class Store:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._history_reads = self._flushes = self._compactions = 0
+        self._broken: dict[Partition, str] = {}
+        self.archive = db.path.with_name("archive")
+        self.snapshot: Snapshot = db.snapshot
 
     async def between(self, kind: str, rung: int, market: int, start: int, end: int) -> tuple[Partials, int]:
         """The rows of one market with start ≤ t < end, not yet summed."""
@@ -66,7 +76,43 @@ class Store:
 
     async def _read(self, work: Callable[..., T], *arguments: Any) -> tuple[T, int]:
         self._history_reads += 1
-        return await self._db.read(lambda db: (work(db, *arguments), candles.applied(db)))
+        for tried in range(1, AGAIN + 1):
+            try:
+                return await self._db.read(lambda db: (work(db, *arguments), candles.applied(db)))
+            except BrokenPartition as error:
+                if tried == AGAIN or not error.missing:
+                    self.note(error.part.partition, str(error))
+                    raise
+        raise AssertionError("unreachable")
+
+    # --- the archive
+
+    async def waiting(self, before: int) -> list[Waiting]:
+        """The periods that ended before this second and have rows in DuckDB."""
+        return await self._db.read(archive.waiting, before)
+
+    async def adopt(self, moved: Moved) -> None:
+        """Have new files answer for a partition; raises `archive.Changed` where they cannot."""
+        await self._db.write(archive.adopt, moved)
+
+    async def parts(self) -> list[Part]:
+        """All files of the archive."""
+        return await self._db.read(partitions.everything)
+
+    def broken(self) -> dict[Partition, str]:
+        """The archived partitions that cannot be read, and why."""
+        return dict(self._broken)
+
+    def note(self, where: Partition, why: str) -> None:
+        """This partition cannot be read."""
+        if where not in self._broken:
+            log.error("archive: %s", why)
+        self._broken[where] = why
+
+    def mended(self, where: Partition) -> None:
+        """This partition can be read again."""
+        log.info("archive: %s can be read again", where)
+        self._broken.pop(where, None)
 
     async def commit(self, work: Flush) -> None:
         """Put a flush into the store; all of it or nothing."""

@@ -1,6 +1,7 @@
 """Whatever is said, in whatever order, cut however, and whatever happens to the process: the bars are the oracle's."""
 
 import shutil
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -12,6 +13,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from actors import ring
+from actors.archivist import Archivist
+from actors.background import Background
 from actors.intake import IngestAnswer
 from actors.writer import SPANS
 from daemon.stack import Stack
@@ -27,11 +30,12 @@ EVERY = [*STORED, *MERGED]
 EXAMPLES = settings().max_examples
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # making a failing history shorter would take many minutes
 
-Turn = Literal["go on", "flush", "compact", "restart", "crash", "lose the store"]
+Turn = Literal["go on", "flush", "compact", "archive", "restart", "crash", "lose the store"]
 History = list[tuple[list[Request], Turn]]
 Cut = tuple[str, str, int, int, bool]  # symbol, resolution, first bar, count, and whether to count backwards
 
-turns: st.SearchStrategy[Turn] = st.sampled_from(["go on", "flush", "compact", "restart", "crash", "lose the store"])
+ALL: list[Turn] = ["go on", "flush", "compact", "archive", "restart", "crash", "lose the store"]
+turns: st.SearchStrategy[Turn] = st.sampled_from(ALL)
 histories = st.lists(st.tuples(requests(), turns), min_size=1, max_size=4)
 symbols = st.sampled_from(sorted(PLACES))
 resolutions = st.sampled_from(EVERY)
@@ -139,9 +143,17 @@ async def compacted(stack: Stack) -> None:
             await stack.store.compact(kind, rung, 0, SPANS[rung])
 
 
+async def archived(stack: Stack) -> None:
+    """Move everything flushed so far to the archive: it is all of days that are long over."""
+    archivist = Archivist(stack.store, Background(rest=0), now=time.time, quiet=0)
+    await archivist.run()
+    assert await stack.store.waiting(2**40) == []
+    assert archivist.statistics().broken == []
+
+
 async def lived(data: Path, life: Life, history: History, some: list[str], cuts: list[Cut]) -> None:
     """A whole history, looked at in every state it comes to."""
-    turns = iter([*history, ([], "flush"), ([], "restart"), ([], "go on")])
+    turns = iter([*history, ([], "flush"), ([], "restart"), ([], "archive"), ([], "restart"), ([], "go on")])
     left = len(history)
     going = True
     copies = 0
@@ -155,10 +167,12 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
                 await life.look(stack, EVERY if left == 1 or left < 0 else some)
                 await life.parts(stack, cuts)
                 left -= 1
-                if turn in ("flush", "compact"):
+                if turn in ("flush", "compact", "archive"):
                     await flush(stack)
                     if turn == "compact":
                         await compacted(stack)
+                    elif turn == "archive":
+                        await archived(stack)
                     await life.look(stack, some)
                     await life.come_back(stack)
                 elif turn == "crash":
@@ -166,7 +180,7 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
                     copy = data.with_name(f"data{copies}")
                     shutil.copytree(data, copy)
                     data = copy
-                if turn not in ("go on", "flush", "compact"):
+                if turn not in ("go on", "flush", "compact", "archive"):
                     going = True
                     break
         if turn == "lose the store":
