@@ -2,26 +2,21 @@
 
 import logging
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from time import thread_time
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
-import numpy as np
 import trio
 from msgspec import Struct, structs
 
-from actors import candle, fold
-from actors.candle import LAYOUTS, REV, Row, State, T
-from actors.hub import Bar, Gone, Start, Subscription, Topic
-from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
+from actors import candle
+from actors.candle import REV, Row, State, T
+from actors.hub import Bar
+from actors.ring import Ring
 from actors.rounds import Round
-from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
+from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
-from storage.events import Array
-from storage.partials import Partials
-from storage.partials import concat as together
 from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.schema import RUNGS
@@ -31,12 +26,7 @@ log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 Given = TypeVarTuple("Given")
-FAR = 2**61  # later than any bar
-DAY = 86400
 AGAIN = 0.2  # seconds until what the disk did not answer in time is asked again
-GRACE = 2.0  # seconds a bar stays open for stragglers
-REPLAY = 5000  # changed bars that a resumed stream is sent; beyond, a snapshot
-MOST = 5000  # bars in one answer
 
 
 @dataclass(slots=True)
@@ -60,38 +50,11 @@ class Tick(Struct, frozen=True):
     """Time has passed: close what is over."""
 
 
-class Window(Struct, frozen=True):
-    """Bars of one market at one resolution, at one cursor; columns of equal length."""
-
-    time: list[int]
-    open: list[float]
-    high: list[float]
-    low: list[float]
-    close: list[float]
-    volume: list[float]
-    trades: list[int]
-    seq: int  # the market's position
-    rev: int  # the newest change among these bars
-    open_bar: bool  # the last bar may still change in the normal course of things
-    previous: int | None  # where `time` is empty: the newest bar before what was asked
-
-
 class _Ending(Exception):
     """The disk is full and the process ends: the next start folds from the journal what was not flushed."""
 
 
-class _Feed:
-    """A resolution that somebody watches."""
-
-    def __init__(self, topic: Topic, resolution: Resolution) -> None:
-        self.topic = topic
-        self.resolution = resolution
-        self.rung = rung(resolution)
-        self.direct = resolution.seconds == self.rung
-        self.open: dict[int, int] = {}  # bars last shown as not closed, and the second at which each is over
-
-
-class MarketActor:
+class MarketActor(Watched):
     """Takes slices in the order of their seqs, and answers questions about everything told before."""
 
     def __init__(
@@ -107,26 +70,12 @@ class MarketActor:
         now: Callable[[], float],
     ) -> None:
         """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq."""
-        self.record = record
-        self._calendar = Calendar.parse(record.session, record.timezone)
-        self.kind = record.kind
-        self._layout = LAYOUTS[record.kind]
-        self._store = store
-        self._epoch = epoch
-        self._applied, self._flushed, self._now = applied, flushed, now
+        super().__init__(record, store, epoch, seq=seq, fresh=fresh, applied=applied, now=now)
+        self._flushed = flushed
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
-        self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
-        self._unflushed: deque[tuple[int, Row]] = deque()
         self._second: State | None = None  # rows of one second that are not in the rings yet
         self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
         self._parked = False  # the task waits for mail
-        self._next_end: float = math.inf  # when the first open bar that somebody watches is over
-        self._outside = dict.fromkeys(RUNGS, seq)  # newest seq that may have changed what is not in the ring
-        self._feeds: dict[Resolution, _Feed] = {}
-        self.seq = seq  # the newest slice taken in
-        self._changed: int | None = 0 if fresh else None  # the newest seq that changed anything; None: the store knows
-        self._newest = -FAR  # second of the newest event seen
-        self._day = (0, 0, 0)  # label of the day in use, and the seconds it spans
         self.idle_since = now()
 
     # --- from outside
@@ -155,22 +104,6 @@ class MarketActor:
         result: Found = found
         return result
 
-    def reckon(self, record: Market) -> None:
-        """Reckon days as the record says; only before the first event, while no bar depends on them."""
-        if (self.record.session, self.record.timezone) != (record.session, record.timezone):
-            self._calendar, self._day = Calendar.parse(record.session, record.timezone), (0, 0, 0)
-        self.record = record
-
-    @property
-    def watched(self) -> bool:
-        """Whether somebody is subscribed."""
-        return bool(self._feeds)
-
-    @property
-    def due(self) -> bool:
-        """Whether a bar that somebody watches is over and was not said to be closed."""
-        return self._watermark() >= self._next_end
-
     @property
     def busy(self) -> bool:
         """Whether messages wait, or one is being worked on."""
@@ -179,10 +112,6 @@ class MarketActor:
     def close(self) -> None:
         """Accept nothing more; `run` finishes what is queued, then returns."""
         self._mailbox.close()
-
-    def nbytes(self) -> int:
-        """Memory of the rings' columns."""
-        return sum(ring.nbytes() for ring in self._rings.values())
 
     async def run(self) -> None:
         """Live until closed."""
@@ -240,7 +169,7 @@ class MarketActor:
         """Take in slices that follow each other, and tell what they change as one change."""
         await self._surely(self._settle)
         seconds = [second for piece in pieces for second in piece.touched]
-        had: dict[_Feed, set[int]] = {}
+        had: dict[Feed, set[int]] = {}
         for feed in list(self._feeds.values()) if seconds else ():
             try:
                 had[feed] = await self._surely(self._there, feed, seconds)
@@ -283,11 +212,6 @@ class MarketActor:
                 log.error("market %s: %s; trying again", self.record.market_symbol, error)
                 await trio.sleep(AGAIN)
 
-    async def _there(self, feed: _Feed, seconds: Sequence[int]) -> set[int]:
-        """The bars around these seconds that are there."""
-        labels = np.unique(self._labels(feed, [self._start(feed.rung, second) for second in seconds]))
-        return {bar.time for label in labels.tolist() for bar in await self._one(feed, label)}
-
     def _lay(self) -> None:
         """Add what has gathered of one second to the rings."""
         row, self._second = self._second, None
@@ -318,320 +242,8 @@ class MarketActor:
                     self._outside[stored] = self.seq
                 times.clear()
 
-    def _start(self, stored: int, second: int) -> int:
-        if stored == 1:
-            return second
-        if stored < DAY:
-            return second - second % stored
-        label, low, high = self._day
-        if not low <= second < high:
-            label = int(self._calendar.day(np.array([second * MICROS]))[0])
-            low, high = (instant // MICROS for instant in self._calendar.span(ONE_DAY, label))
-            self._day = (label, low, high)
-        return label
-
-    def _trim(self) -> None:
-        applied, unflushed = self._applied(), self._unflushed
-        while unflushed and unflushed[0][0] <= applied:
-            unflushed.popleft()
-
-    async def _bring(self, ring: Ring, times: Iterable[int]) -> None:
-        """Put the present states of these bars into the ring."""
-        wanted = {t for t in times if t >= ring.floor}
-        if not wanted:
-            return
-        rows, applied = await self._store.at(self.kind, ring.rung, self.record.slot, sorted(wanted))
-        late = self._late(ring.rung, applied)
-        late = late.take(np.array([t in wanted for t in late["t"].tolist()], np.bool_))
-        for row in candle.rows(fold.merged(together([rows, late]))):
-            ring.put(candle.started(self._layout, row, row[0]))
-
-    def _late(self, stored: int, applied: int) -> Partials:
-        """What has come since the store's snapshot, in buckets of a stored resolution."""
-        states = [row for seq, row in self._unflushed if seq > applied]
-        late = candle.table(self.kind, self.record.slot, states)
-        return late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
-
-    # --- reading
-
-    async def _ring(self, stored: int) -> Ring:
-        """The ring of a stored resolution, filled from the store if it was not in memory."""
-        ring = self._rings.get(stored)
-        if ring is None:
-            ring = Ring(self.kind, stored)
-            rows, applied = await self._store.newest(self.kind, stored, self.record.slot, FAR, ring.size)
-            labels = len(np.unique(rows["t"]))
-            floor = ALWAYS if labels < ring.size else int(rows["t"].min())
-            both = fold.merged(together([rows, self._late(stored, applied)]))
-            both = both.take(both["t"] >= floor)
-            ring.fill(both, floor)
-            self._rings[stored] = ring
-            if both.n:
-                self._newest = max(self._newest, int(both["t"].max()), int(both["close_ts"].max()) // MICROS)
-        return ring
-
-    async def _memory(self, stored: int, end: int) -> Ring:
-        """The ring, or an empty one where bars before `end` are too old for it to be filled for their sake."""
-        if stored not in self._rings and end <= self._now() - stored * SIZES[stored]:
-            return Ring(self.kind, stored, FAR)
-        return await self._ring(stored)
-
-    async def _view(self, stored: int, start: int, end: int) -> View:
-        """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
-        ring = await self._memory(stored, end)
-        if start >= ring.floor:
-            return ring.view(start, end)
-        old, applied = await self._store.between(self.kind, stored, self.record.slot, start, min(end, ring.floor))
-        late = self._late(stored, applied)
-        late = late.take((late["t"] >= start) & (late["t"] < min(end, ring.floor)))
-        below = view(fold.merged(together([old, late])))
-        if end <= ring.floor:
-            return below
-        above = ring.view(ring.floor, end)
-        return joined([below, above])
-
-    async def _newest_view(self, stored: int, before: int, count: int) -> View:
-        """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
-        ring = await self._memory(stored, before)
-        recent = ring.view(ring.floor, before)
-        wanted = count - _count(recent)
-        if wanted <= 0 or ring.floor == ALWAYS:
-            return recent
-        edge = min(before, ring.floor)
-        asked = wanted
-        while True:
-            old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, asked)
-            late = self._late(stored, applied)
-            labels = len(np.unique(old["t"]))
-            first = int(old["t"].min()) if labels >= asked else ALWAYS
-            late = late.take((late["t"] >= first) & (late["t"] < edge))
-            below = view(fold.merged(together([old, late])))
-            if _count(below) >= wanted or first == ALWAYS:
-                return joined([below, recent])
-            asked *= 2  # buckets without a price were among them
-
-    async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
-        """The shown bars of any resolution with start ≤ t < end."""
-        stored = rung(resolution)
-        if resolution.seconds == stored:
-            return (await self._view(stored, start, end)).visible()
-        low = await self._beginning(stored) if start <= -FAR else start
-        if low >= end:
-            return (await self._view(stored, 0, 0)).visible()
-        first = int(self._calendar.bucket(resolution, np.array([low]))[0])
-        last = int(self._calendar.bucket(resolution, np.array([min(end, _LATEST) - 1]))[0])
-        stop = int(self._calendar.next(resolution, np.array([last]))[0])
-        finer = await self._view(stored, first, max(stop, end) if end > _LATEST else stop)
-        if not finer.n:
-            return finer
-        bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
-        return bars.take((bars["t"] >= start) & (bars["t"] < end)).visible()
-
-    async def _beginning(self, stored: int) -> int:
-        ring = await self._ring(stored)
-        times = ring.times()
-        first = int(times[0]) if len(times) else FAR
-        if ring.floor == ALWAYS:
-            return first
-        old, applied = await self._store.between(self.kind, DAY, self.record.slot, -FAR, FAR)
-        late = self._late(DAY, applied)
-        times = np.concatenate([old["t"], late["t"]])
-        return min(first, int(times.min()) - DAY) if len(times) else first
-
-    async def _newest_bars(self, resolution: Resolution, before: int, count: int) -> View:
-        """The `count` newest shown bars with t < before, or all there are."""
-        stored = rung(resolution)
-        if resolution.seconds == stored:
-            bars = (await self._newest_view(stored, before, count)).visible()
-            return bars.take(slice(max(0, bars.n - count), None))
-        reach = max(2, math.ceil(resolution.seconds / stored))
-        wanted = count * reach
-        while True:
-            # Every finer bar of the last bucket belongs to it, also those at or after `before`.
-            edge = before
-            if before < _LATEST:
-                last = self._calendar.bucket(resolution, np.array([before - 1]))
-                edge = int(self._calendar.next(resolution, last)[0])
-            finer = await self._newest_view(stored, edge, wanted)
-            if not finer.n:
-                return finer
-            bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
-            bars = bars.take(bars["t"] < before).visible()
-            # The oldest may be cut: it counts only when there is nothing before it.
-            complete = bars.n if _count(finer) < wanted else bars.n - 1
-            if complete >= count or _count(finer) < wanted:
-                return bars.take(slice(max(0, bars.n - count), None))
-            wanted *= 2
-
-    async def window(
-        self, resolution: Resolution, start: int, end: int, count: int | None = None, most: int = MOST
-    ) -> Window:
-        """The bars with start ≤ t < end, the newest `most` of them; with `count`, the `count` newest before `end`,
-        reaching back before `start`. Monthly windows of count + 1 bars are given whole."""
-        previous = None
-        if count is None:
-            # One more than the window can hold: where it is empty, that one says where older bars are.
-            room = math.ceil((end - start) / (0.9 * resolution.seconds)) if start < end else 0
-            bars = await self._newest_bars(resolution, end, min(room, most) + 1)
-            older = bars["t"][bars["t"] < start] if start < end else bars["t"]
-            bars = bars.take(slice(len(older), None))
-            previous = int(older[-1]) if len(older) and not bars.n else None
-        else:
-            bars = await self._newest_bars(resolution, end, min(count, most))
-            if resolution.unit == "M" and start < end:
-                whole = await self._bars(resolution, start, end)
-                bars = whole if whole.n == count + 1 else bars
-        bars = bars.take(slice(max(0, bars.n - most), None))
-        open_bar = bool(bars.n) and not self._closed(resolution, int(bars["t"][-1]))
-        return Window(
-            bars["t"].tolist(),
-            bars["open"].tolist(),
-            bars["high"].tolist(),
-            bars["low"].tolist(),
-            bars["close"].tolist(),
-            bars.volumes.tolist(),
-            bars["trades_count"].tolist(),
-            self.seq,
-            int(bars["rev"].max()) if bars.n else 0,
-            open_bar,
-            previous,
-        )
-
-    # --- watching
-
-    async def subscribe(
-        self, resolution: Resolution, subscription: Subscription, bars: int, since: int | None
-    ) -> Topic:
-        """Join the stream of a resolution."""
-        feed = self._feeds.get(resolution)
-        if feed is None or not feed.topic.subscriptions:  # to nobody, it was not told what changed
-            await self._ring(rung(resolution))
-            topic = Topic(self.record.market_symbol, resolution.name, self._epoch, await self._position())
-            feed = _Feed(topic, resolution)
-        start = await self._opening(feed, bars, since)
-        subscription.begin(start)
-        if not subscription.ended:
-            self._feeds[resolution] = feed  # also where the others left meanwhile, and the stream with them
-            feed.topic.subscriptions.add(subscription)
-        return feed.topic
-
-    async def _position(self) -> int:
-        """The seq that changed this market last."""
-        if self._changed is None:
-            found, _ = await self._store.last_change(self.kind, self.record.slot)
-            self._changed = found
-        return self._changed
-
-    async def resnapshot(self, topic: Topic, subscription: Subscription, bars: int) -> None:
-        """Begin again with the present."""
-        feed = next((feed for feed in self._feeds.values() if feed.topic is topic), None)
-        if feed is not None:
-            subscription.begin(await self._opening(feed, bars, None))
-
-    def unsubscribe(self, topic: Topic, subscription: Subscription) -> None:
-        """Leave; a stream nobody watches ends."""
-        topic.subscriptions.discard(subscription)
-        if not topic.subscriptions:
-            self._feeds = {resolution: feed for resolution, feed in self._feeds.items() if feed.topic is not topic}
-
-    async def _opening(self, feed: _Feed, count: int, since: int | None) -> Start:
-        if since is not None:
-            found = await self._since(feed, since)
-            if found is not None:
-                return found
-        bars = self._shown(feed, await self._newest_bars(feed.resolution, FAR, max(count, 1)))
-        newest = bars[-1].time if bars else None
-        return Start(feed.topic.seq, False, bars[max(0, len(bars) - count) :] if count else [], [], newest)
-
-    async def _since(self, feed: _Feed, since: int) -> Start | None:
-        """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
-        ring = await self._ring(feed.rung)
-        ended: list[tuple[int, bool]] = []  # bars that were taken back since, and whether they were there then
-        if since >= max(self._outside[feed.rung], ring.lost):
-            times = ring.changed(since)
-        else:
-            slot = self.record.slot
-            times, applied = await self._store.changed(self.kind, feed.rung, slot, since, REPLAY + 1)
-            late = [self._start(feed.rung, row[0]) for seq, row in self._unflushed if seq > max(since, applied)]
-            times = sorted({*times, *late, *ring.changed(since)})
-            ended, _ = await self._store.ended(feed.rung, slot, since, REPLAY + 1)
-        if len(times) > REPLAY:
-            return None
-        known = ring.newest_born_by(since)
-        if known is None and ring.floor != ALWAYS:
-            return None
-        had = set(self._labels(feed, [t for t, was_there in ended if was_there]).tolist())
-        taken = set(self._labels(feed, [t for t, _ in ended]).tolist())
-        wanted = {*self._labels(feed, times).tolist(), *taken}
-        if known is not None:
-            # The bar that the client's chart ended with may have been closed meanwhile by the clock alone; so may those
-            # before it that were open beside it, for stragglers.
-            newest = int(self._labels(feed, [known])[0])
-            stragglers = math.ceil(GRACE / feed.resolution.seconds)
-            wanted.update([newest, *(self._calendar.back(feed.resolution, newest, n + 1) for n in range(stragglers))])
-        shown: list[Bar] = []
-        if wanted:
-            low, high = min(wanted), max(wanted)
-            if (high - low) // feed.resolution.seconds > 4 * REPLAY:
-                return None
-            stop = int(self._calendar.next(feed.resolution, np.array([high]))[0])
-            bars = await self._bars(feed.resolution, low, stop)
-            shown = self._shown(feed, bars.take(np.isin(bars["t"], list(wanted))))
-        there = {bar.time for bar in shown}
-        gone = [Gone(label, label in had) for label in sorted(taken - there)]
-        # Whatever became of it meanwhile: the client has it.
-        shown = [structs.replace(bar, born=min(bar.born, since)) if bar.time in had else bar for bar in shown]
-        if not shown and not gone and since < feed.topic.seq:
-            return None  # no frame would bring the client to this stream's position
-        return Start(feed.topic.seq, True, shown, gone, shown[-1].time if shown else None)
-
-    def _labels(self, feed: _Feed, times: Sequence[int]) -> Array:
-        labels = np.array(sorted(times), np.int64)
-        return labels if feed.direct else self._calendar.bucket(feed.resolution, labels)
-
-    async def _one(self, feed: _Feed, label: int) -> list[Bar]:
-        """The bar at this label, or none."""
-        if feed.direct:
-            state = self._rings[feed.rung].state(label)
-            if state is not None:
-                bar = candle.shown(self._layout, state, self._mark(feed, label))
-                return [bar] if bar else []
-        stop = label + 1 if feed.direct else int(self._calendar.next(feed.resolution, np.array([label]))[0])
-        bars = await self._bars(feed.resolution, label, stop)
-        return self._shown(feed, bars.take(bars["t"] == label))
-
-    def _shown(self, feed: _Feed, bars: View) -> list[Bar]:
-        times = bars["t"].tolist()
-        closed = [self._mark(feed, t) for t in times]
-        columns = [bars[name].tolist() for name in ("open", "high", "low", "close")]
-        rest = [
-            bars.volumes.tolist(),
-            bars["trades_count"].tolist(),
-            closed,
-            bars["rev"].tolist(),
-            bars["born"].tolist(),
-        ]
-        return [Bar(*row) for row in zip(times, *columns, *rest, strict=True)]
-
-    def _mark(self, feed: _Feed, t: int) -> bool:
-        """Whether the bar is closed; one that is not is watched until it is."""
-        end = self._calendar.end_instant(feed.resolution, t)
-        closed = end <= self._watermark()
-        if closed:
-            feed.open.pop(t, None)
-        else:
-            feed.open[t] = end
-            self._next_end = min(self._next_end, end)
-        return closed
-
-    def _closed(self, resolution: Resolution, t: int) -> bool:
-        return self._calendar.end_instant(resolution, t) <= self._watermark()
-
-    def _watermark(self) -> float:
-        return max(self._newest, self._now()) - GRACE
-
     async def _publish(
-        self, seq: int, changed: dict[int, set[int]], seconds: Sequence[int], had: dict[_Feed, set[int]]
+        self, seq: int, changed: dict[int, set[int]], seconds: Sequence[int], had: dict[Feed, set[int]]
     ) -> None:
         """Tell every stream its changed bars. Around `seconds` events were taken back; `had` is what was there then."""
         for feed in list(self._feeds.values()):
@@ -672,22 +284,10 @@ class MarketActor:
             feed.topic.close(bars)
         self._next_end = min((end for feed in self._feeds.values() for end in feed.open.values()), default=math.inf)
 
-    async def _told(self, feed: _Feed, label: int) -> list[Bar]:
+    async def _told(self, feed: Feed, label: int) -> list[Bar]:
         """The bar at this label as a stream tells it: none, where it lies in a file that cannot be read."""
         try:
             return await self._surely(self._one, feed, label)
         except BrokenPartition as error:
             log.error("market %s: %s", self.record.market_symbol, error)
             return []
-
-    def _over(self, feed: _Feed) -> set[int]:
-        """The bars last shown as not closed whose time is over."""
-        return {t for t, end in feed.open.items() if end <= self._watermark()}
-
-
-def _count(bars: View) -> int:
-    """How many of these bars are shown: the others count in longer ones only."""
-    return int(np.count_nonzero(~np.isnan(bars["open"])))
-
-
-_LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from actors.engine import Engine
 from actors.hub import Hub, Label, Op, Reason, Source, Start, Subscription, Topic, shown
-from actors.market import Window
+from actors.reading import Window
 from daemon.stack import Stack
 from storage.calendar import parse
 from storage.records import PRICE_SOURCES, Kind, Market

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct, field
 from quart import Blueprint, Response
 
-from actors.market import Window
+from actors.reading import Window
 from storage.calendar import parse
 from storage.errors import BadRequest, UnknownMarket, UnknownResolution
 from storage.records import EXCHANGES, TYPES, Kind, Market

@@ -1,0 +1,265 @@
+"""What one market has in memory and in the store, read together: bars of any resolution, complete and at one seq."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from msgspec import Struct
+
+from actors import candle, fold
+from actors.candle import LAYOUTS, Row
+from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
+from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
+from storage.partials import Partials
+from storage.partials import concat as together
+from storage.records import Market
+from storage.schema import RUNGS
+from storage.store import History
+
+FAR = 2**61  # later than any bar
+DAY = 86400
+GRACE = 2.0  # seconds a bar stays open for stragglers
+MOST = 5000  # bars in one answer
+LATEST = 253402300800  # 10000-01-01, beyond which calendars do not go
+
+
+class Window(Struct, frozen=True):
+    """Bars of one market at one resolution, at one cursor; columns of equal length."""
+
+    time: list[int]
+    open: list[float]
+    high: list[float]
+    low: list[float]
+    close: list[float]
+    volume: list[float]
+    trades: list[int]
+    seq: int  # the market's position
+    rev: int  # the newest change among these bars
+    open_bar: bool  # the last bar may still change in the normal course of things
+    previous: int | None  # where `time` is empty: the newest bar before what was asked
+
+
+class Reading:
+    """The bars of one market: recent ones in rings, all that is flushed in the store, the rest beside both."""
+
+    def __init__(
+        self,
+        record: Market,
+        store: History,
+        *,
+        seq: int,
+        fresh: bool,
+        applied: Callable[[], int],
+        now: Callable[[], float],
+    ) -> None:
+        """`fresh`: the store holds nothing of this market."""
+        self.record = record
+        self.kind = record.kind
+        self.seq = seq  # the newest slice taken in
+        self._layout = LAYOUTS[record.kind]
+        self._calendar = Calendar.parse(record.session, record.timezone)
+        self._store = store
+        self._applied, self._now = applied, now
+        self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
+        self._unflushed: deque[tuple[int, Row]] = deque()
+        self._newest = -FAR  # second of the newest event seen
+        self._day = (0, 0, 0)  # label of the day in use, and the seconds it spans
+
+    def reckon(self, record: Market) -> None:
+        """Reckon days as the record says; only before the first event, while no bar depends on them."""
+        if (self.record.session, self.record.timezone) != (record.session, record.timezone):
+            self._calendar, self._day = Calendar.parse(record.session, record.timezone), (0, 0, 0)
+        self.record = record
+
+    def nbytes(self) -> int:
+        """Memory of the rings' columns."""
+        return sum(ring.nbytes() for ring in self._rings.values())
+
+    def _start(self, stored: int, second: int) -> int:
+        if stored == 1:
+            return second
+        if stored < DAY:
+            return second - second % stored
+        label, low, high = self._day
+        if not low <= second < high:
+            label = int(self._calendar.day(np.array([second * MICROS]))[0])
+            low, high = (instant // MICROS for instant in self._calendar.span(ONE_DAY, label))
+            self._day = (label, low, high)
+        return label
+
+    def _trim(self) -> None:
+        applied, unflushed = self._applied(), self._unflushed
+        while unflushed and unflushed[0][0] <= applied:
+            unflushed.popleft()
+
+    async def _bring(self, ring: Ring, times: Iterable[int]) -> None:
+        """Put the present states of these bars into the ring."""
+        wanted = {t for t in times if t >= ring.floor}
+        if not wanted:
+            return
+        rows, applied = await self._store.at(self.kind, ring.rung, self.record.slot, sorted(wanted))
+        late = self._late(ring.rung, applied)
+        late = late.take(np.array([t in wanted for t in late["t"].tolist()], np.bool_))
+        for row in candle.rows(fold.merged(together([rows, late]))):
+            ring.put(candle.started(self._layout, row, row[0]))
+
+    def _late(self, stored: int, applied: int) -> Partials:
+        """What has come since the store's snapshot, in buckets of a stored resolution."""
+        states = [row for seq, row in self._unflushed if seq > applied]
+        late = candle.table(self.kind, self.record.slot, states)
+        return late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
+
+    async def _ring(self, stored: int) -> Ring:
+        """The ring of a stored resolution, filled from the store if it was not in memory."""
+        ring = self._rings.get(stored)
+        if ring is None:
+            ring = Ring(self.kind, stored)
+            rows, applied = await self._store.newest(self.kind, stored, self.record.slot, FAR, ring.size)
+            labels = len(np.unique(rows["t"]))
+            floor = ALWAYS if labels < ring.size else int(rows["t"].min())
+            both = fold.merged(together([rows, self._late(stored, applied)]))
+            both = both.take(both["t"] >= floor)
+            ring.fill(both, floor)
+            self._rings[stored] = ring
+            if both.n:
+                self._newest = max(self._newest, int(both["t"].max()), int(both["close_ts"].max()) // MICROS)
+        return ring
+
+    async def _memory(self, stored: int, end: int) -> Ring:
+        """The ring, or an empty one where bars before `end` are too old for it to be filled for their sake."""
+        if stored not in self._rings and end <= self._now() - stored * SIZES[stored]:
+            return Ring(self.kind, stored, FAR)
+        return await self._ring(stored)
+
+    async def _view(self, stored: int, start: int, end: int) -> View:
+        """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
+        ring = await self._memory(stored, end)
+        if start >= ring.floor:
+            return ring.view(start, end)
+        old, applied = await self._store.between(self.kind, stored, self.record.slot, start, min(end, ring.floor))
+        late = self._late(stored, applied)
+        late = late.take((late["t"] >= start) & (late["t"] < min(end, ring.floor)))
+        below = view(fold.merged(together([old, late])))
+        if end <= ring.floor:
+            return below
+        above = ring.view(ring.floor, end)
+        return joined([below, above])
+
+    async def _newest_view(self, stored: int, before: int, count: int) -> View:
+        """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
+        ring = await self._memory(stored, before)
+        recent = ring.view(ring.floor, before)
+        wanted = count - _count(recent)
+        if wanted <= 0 or ring.floor == ALWAYS:
+            return recent
+        edge = min(before, ring.floor)
+        asked = wanted
+        while True:
+            old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, asked)
+            late = self._late(stored, applied)
+            labels = len(np.unique(old["t"]))
+            first = int(old["t"].min()) if labels >= asked else ALWAYS
+            late = late.take((late["t"] >= first) & (late["t"] < edge))
+            below = view(fold.merged(together([old, late])))
+            if _count(below) >= wanted or first == ALWAYS:
+                return joined([below, recent])
+            asked *= 2  # buckets without a price were among them
+
+    async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
+        """The shown bars of any resolution with start ≤ t < end."""
+        stored = rung(resolution)
+        if resolution.seconds == stored:
+            return (await self._view(stored, start, end)).visible()
+        low = await self._beginning(stored) if start <= -FAR else start
+        if low >= end:
+            return (await self._view(stored, 0, 0)).visible()
+        first = int(self._calendar.bucket(resolution, np.array([low]))[0])
+        last = int(self._calendar.bucket(resolution, np.array([min(end, LATEST) - 1]))[0])
+        stop = int(self._calendar.next(resolution, np.array([last]))[0])
+        finer = await self._view(stored, first, max(stop, end) if end > LATEST else stop)
+        if not finer.n:
+            return finer
+        bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
+        return bars.take((bars["t"] >= start) & (bars["t"] < end)).visible()
+
+    async def _beginning(self, stored: int) -> int:
+        ring = await self._ring(stored)
+        times = ring.times()
+        first = int(times[0]) if len(times) else FAR
+        if ring.floor == ALWAYS:
+            return first
+        old, applied = await self._store.between(self.kind, DAY, self.record.slot, -FAR, FAR)
+        late = self._late(DAY, applied)
+        times = np.concatenate([old["t"], late["t"]])
+        return min(first, int(times.min()) - DAY) if len(times) else first
+
+    async def _newest_bars(self, resolution: Resolution, before: int, count: int) -> View:
+        """The `count` newest shown bars with t < before, or all there are."""
+        stored = rung(resolution)
+        if resolution.seconds == stored:
+            bars = (await self._newest_view(stored, before, count)).visible()
+            return bars.take(slice(max(0, bars.n - count), None))
+        reach = max(2, math.ceil(resolution.seconds / stored))
+        wanted = count * reach
+        while True:
+            # Every finer bar of the last bucket belongs to it, also those at or after `before`.
+            edge = before
+            if before < LATEST:
+                last = self._calendar.bucket(resolution, np.array([before - 1]))
+                edge = int(self._calendar.next(resolution, last)[0])
+            finer = await self._newest_view(stored, edge, wanted)
+            if not finer.n:
+                return finer
+            bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
+            bars = bars.take(bars["t"] < before).visible()
+            # The oldest may be cut: it counts only when there is nothing before it.
+            complete = bars.n if _count(finer) < wanted else bars.n - 1
+            if complete >= count or _count(finer) < wanted:
+                return bars.take(slice(max(0, bars.n - count), None))
+            wanted *= 2
+
+    async def window(
+        self, resolution: Resolution, start: int, end: int, count: int | None = None, most: int = MOST
+    ) -> Window:
+        """The bars with start ≤ t < end, the newest `most` of them; with `count`, the `count` newest before `end`,
+        reaching back before `start`. Monthly windows of count + 1 bars are given whole."""
+        previous = None
+        if count is None:
+            # One more than the window can hold: where it is empty, that one says where older bars are.
+            room = math.ceil((end - start) / (0.9 * resolution.seconds)) if start < end else 0
+            bars = await self._newest_bars(resolution, end, min(room, most) + 1)
+            older = bars["t"][bars["t"] < start] if start < end else bars["t"]
+            bars = bars.take(slice(len(older), None))
+            previous = int(older[-1]) if len(older) and not bars.n else None
+        else:
+            bars = await self._newest_bars(resolution, end, min(count, most))
+            if resolution.unit == "M" and start < end:
+                whole = await self._bars(resolution, start, end)
+                bars = whole if whole.n == count + 1 else bars
+        bars = bars.take(slice(max(0, bars.n - most), None))
+        open_bar = bool(bars.n) and not self._closed(resolution, int(bars["t"][-1]))
+        return Window(
+            bars["t"].tolist(),
+            bars["open"].tolist(),
+            bars["high"].tolist(),
+            bars["low"].tolist(),
+            bars["close"].tolist(),
+            bars.volumes.tolist(),
+            bars["trades_count"].tolist(),
+            self.seq,
+            int(bars["rev"].max()) if bars.n else 0,
+            open_bar,
+            previous,
+        )
+
+    def _closed(self, resolution: Resolution, t: int) -> bool:
+        return self._calendar.end_instant(resolution, t) <= self._watermark()
+
+    def _watermark(self) -> float:
+        return max(self._newest, self._now()) - GRACE
+
+
+def _count(bars: View) -> int:
+    """How many of these bars are shown: the others count in longer ones only."""
+    return int(np.count_nonzero(~np.isnan(bars["open"])))
