@@ -13,10 +13,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
+
+if TYPE_CHECKING:  # a life that is killed while it starts should be killed in candled, not in its imports
+    from actors.engine import Engine
+    from storage.calendar import Resolution
+    from storage.records import Market
 
 PARTS = ("commit", "flush", "recovery", "compaction", "spill")  # of these a kill may fall into the middle
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
@@ -113,9 +118,7 @@ async def live(data: Path, marks: Marks) -> None:
             except UnknownMarket:
                 say(n=asked["n"], bars=[])
                 return
-            window = await stack.engine.window(market, parse(resolution), 0, 2**61)
-            columns = (window.open, window.high, window.low, window.close, window.volume, window.trades)
-            say(n=asked["n"], bars=list(zip(window.time, *columns, strict=True)))
+            say(n=asked["n"], bars=await _all_bars(stack.engine, market, parse(resolution)))
         else:
             body = encode(asked["events"])
             told = await stack.intake.submit(body, "application/json", key=asked["key"])
@@ -134,6 +137,17 @@ async def live(data: Path, marks: Marks) -> None:
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     nursery.start_soon(answer, stack, msgspec.json.decode(line))
+
+
+async def _all_bars(engine: "Engine", market: "Market", resolution: "Resolution") -> list[tuple[float, ...]]:
+    """Page after page, as one answer holds so many only."""
+    bars: list[tuple[float, ...]] = []
+    end = 2**61
+    while (page := await engine.window(market, resolution, 0, end)).time:
+        columns = (page.open, page.high, page.low, page.close, page.volume, page.trades)
+        bars[:0] = zip(page.time, *columns, strict=True)
+        end = page.time[0]
+    return bars
 
 
 if __name__ == "__main__":
