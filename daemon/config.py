@@ -110,6 +110,12 @@ class Config(Struct, frozen=True, kw_only=True):
     flush_rows: Annotated[int, Setting("How many events waiting to be written bring that forward.", whole(1_000))] = (
         1_000_000
     )
+    seal_seconds: Annotated[
+        float, Setting("How often events are sealed: moved from the journal into Parquet files.", number(0.1, 86400))
+    ] = 3600.0
+    seal_events: Annotated[
+        int, Setting("How many events that are not sealed yet bring that forward.", whole(1_000, 1 << 24))
+    ] = 1_000_000
     drain_seconds: Annotated[
         float, Setting("How long a stop may take before what still hangs is cut.", number(0, 600))
     ] = 10.0

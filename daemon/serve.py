@@ -15,7 +15,8 @@ from daemon import __version__, tls
 from daemon import demo as samples
 from daemon.commands import ADDRESS, first_key, make_folder
 from daemon.config import Config
-from daemon.stack import Recovered, Stack, StackSettings, opened
+from daemon.recovery import Recovered
+from daemon.stack import Stack, StackSettings, opened
 from storage import keys
 from web.app import create_app
 from web.context import Rates, Services, WebSettings
@@ -98,6 +99,8 @@ def stack_settings(config: Config) -> StackSettings:
         max_body=config.max_body_bytes,
         create=config.create_markets,
         query_seconds=config.query_seconds,
+        seal_seconds=config.seal_seconds,
+        seal_events=config.seal_events,
     )
 
 

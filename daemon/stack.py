@@ -1,8 +1,7 @@
 """Everything between the disk and the doors: opened from the disk up, recovered, run, and drained back down."""
 
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,16 @@ from actors.archivist import Archivist
 from actors.background import Background
 from actors.engine import Engine
 from actors.hub import Hub
-from actors.intake import Intake, know
+from actors.intake import Intake
 from actors.janitor import Janitor
 from actors.registry import Keys, Registry
-from actors.rounds import Round, flushed, made
+from actors.rounds import Round, flushed
+from actors.sealing import Sealing
 from actors.writer import Writer
-from storage import answers, archive, candles, keys, ledger, markets, rejects
+from daemon.recovery import Recovered, Recovery
+from storage import answers, candles, keys, ledger, manifest, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
-from storage.commits import ROW_BITS, Commit, decode
 from storage.database import Database, Door
-from storage.errors import Unavailable
 from storage.events import Array
 from storage.flush import Flush
 from storage.identities import Identities
@@ -33,10 +32,6 @@ from storage.measures import KINDS
 from storage.records import Kind
 from storage.state import State
 from storage.store import Store
-
-log = logging.getLogger(__name__)
-
-REPLAYED = 500_000  # events that are recovered at a time
 
 
 class StackSettings(Struct, frozen=True, kw_only=True):
@@ -49,18 +44,10 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     max_body: int = 64 << 20
     create: Kind | None = None
     query_seconds: float = 30.0
+    seal_seconds: float = 3600.0
+    seal_events: int = 1_000_000
     archive_days: int = 7
     archive_quiet: float = 3600.0
-
-
-class Recovered(Struct, frozen=True):
-    """What the start brought back."""
-
-    batches: int
-    events: int
-    seconds: float
-    torn_bytes: int
-    set_aside: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +67,10 @@ class Stack:
     hub: Hub
     engine: Engine
     intake: Intake
-    recovered: Recovered
+    sealing: Sealing
     archivist: Archivist
+    janitor: Janitor
+    recovered: Recovered
 
 
 @asynccontextmanager
@@ -116,29 +105,9 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                 await door.run(answers.put, told, work.answers, now())
             await store.commit(work)
 
-        began = time.perf_counter()
-        applied = await database.write(candles.adopt, journal.epoch)
-        identities = await _known(data / "identities", journal, database, door)
-        batches, events = 0, 0
-        cuts = await database.write(archive.restore, journal.last_seq)
-        await database.read(archive.tidy)
-        for commits in _chunks(journal, applied, cuts):
-            round_ = await _folded(commits, registry, door)
-            for one in commits:
-                if one.seq > identities.through:  # what came before is in their files
-                    identities.forget(one.forgotten)
-                    know(identities, one.events)
-            if identities.full:
-                await _put_away(identities, round_.last, door)
-            await commit(await sum_up([round_]))
-            applied, batches, events = round_.last, batches + len(commits), events + round_.count
-        recovered = Recovered(
-            batches,
-            events,
-            time.perf_counter() - began,
-            journal.recovered.torn_bytes,
-            str(database.set_aside) if database.set_aside else None,
-        )
+        recovery = Recovery(journal, database, door, registry)
+        raw = data / manifest.FOLDER
+        applied, identities, recovered = await recovery.run(data / "identities", raw, sum_up, commit)
         writer = Writer(
             commit,
             sum_up,
@@ -174,8 +143,22 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             limit=settings.max_body,
             now=now,
         )
+        sealing = Sealing(
+            raw,
+            await database.read(manifest.listed),
+            journal,
+            store,
+            Background(),
+            waiting=await database.read(ledger.count),
+            taken=lambda: writer.statistics().events,
+            flushed=writer.flushed,
+            now=now,
+            seconds=settings.seal_seconds,
+            events=settings.seal_events,
+            lingers=2 * settings.query_seconds,
+        )
         archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
-        janitor = Janitor([archivist], now=now)
+        janitor = Janitor([sealing, archivist], now=now)
         stack = Stack(
             door,
             state,
@@ -190,73 +173,31 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             hub,
             engine,
             intake,
-            recovered,
+            sealing,
             archivist,
+            janitor,
+            recovered,
         )
         async with trio.open_nursery() as below:
             await below.start(hub.run)
             await below.start(key_cache.run)
             below.start_soon(database.watch)
-            await below.start(janitor.run)
             async with trio.open_nursery() as store_writer:
                 await store_writer.start(writer.run)
                 async with trio.open_nursery() as folding:
                     await folding.start(engine.run)
                     async with trio.open_nursery() as taking:
                         await taking.start(intake.run)
-                        yield stack
+                        async with trio.open_nursery() as tidying:
+                            await tidying.start(janitor.run)
+                            yield stack
+                            tidying.cancel_scope.cancel()
                         intake.close()
                     writer.drain()
                     engine.close()
                 writer.close()
             await key_cache.flush()
             below.cancel_scope.cancel()
-
-
-async def _known(folder: Path, journal: Journal, database: Database, door: Door) -> Identities:
-    """The index of identities, with everything that the database knows of."""
-    last = journal.last_seq
-    index = await door.run(lambda: Identities.open(folder, epoch=journal.epoch))
-    if index.broken or index.through > last:
-        log.warning("%s", index.broken or f"identities: files reach {index.through}, the journal {last}; rebuilt")
-        rows = await database.read(ledger.identities, -1)
-        seq = await database.read(candles.applied)
-        await door.run(index.rebuild, [rows], seq)
-    else:
-        index.forget(await database.read(ledger.forgotten, index.through))
-        index.add(*await database.read(ledger.identities, (index.through + 1 << ROW_BITS) - 1))
-    return index
-
-
-async def _put_away(identities: Identities, seq: int, door: Door) -> None:
-    identities.freeze(seq)
-    try:
-        await door.run(identities.spill)
-        await door.run(identities.merge)
-    except Unavailable as error:
-        log.warning("%s; they stay in memory until there is room", error)
-
-
-def _chunks(journal: Journal, applied: int, cuts: Sequence[int]) -> Iterator[list[Commit]]:
-    """What the journal has after `applied`, some batches at a time, never one before and one after a cut."""
-    some: list[Commit] = []
-    count = 0
-    for seq, record in journal.since(applied):
-        some.append(decode(seq, record))
-        count += some[-1].events.n
-        if count >= REPLAYED or seq in cuts:
-            yield some
-            some, count = [], 0
-    if some:
-        yield some
-
-
-async def _folded(commits: Sequence[Commit], registry: Registry, door: Door) -> Round:
-    slots = {event.market for commit in commits for event in commit.dead}
-    for commit in commits:
-        slots.update(np.unique(commit.events.integers("market")).tolist())
-    await registry.load_slots(slots)
-    return await door.run(made, commits, registry.kinds, registry.sources)
 
 
 def _days(registry: Registry) -> Callable[[Array, Array], Array]:

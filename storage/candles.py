@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import archive, partitions, schema
+from storage import archive, ledger, partitions, schema
 from storage.errors import BrokenStore
 from storage.events import Array
 from storage.measures import MEASURES
 from storage.partials import FIELDS, NEVER, Partials, concat, from_arrow, none, to_arrow
+from storage.sealed import Within
 
 MICROS = 1_000_000
 ONE_DAY = 86400
@@ -152,14 +153,12 @@ def end(db: Connection, rung: int, lives: Lives) -> None:
 def dying(db: Connection, places: Array, seqs: Array) -> pa.Table:
     """Of the events at these places, which the batches `seqs` take back, those with a price: as `refolded` reads them.
 
-    They have to be in the ledger still.
+    They must not have been dropped from the ledger yet.
     """
     gone = pa.table({"pos": pa.array(places), "died": pa.array(seqs)})  # noqa: F841 - by its name
-    low, high = (int(places.min()), int(places.max())) if len(places) else (0, -1)
+    priced = ledger.prices_at(db, places)  # noqa: F841 - by its name
     return db.sql(
-        "SELECT market, ts, price_type, pos >> 24 AS born, died FROM ledger JOIN gone USING (pos) "
-        "WHERE pos BETWEEN ? AND ? AND price > 0",
-        params=[low, high],
+        "SELECT market, ts, price_type, pos >> 24 AS born, died FROM priced JOIN gone USING (pos)"
     ).to_arrow_table()
 
 
@@ -184,12 +183,14 @@ def lived(db: Connection) -> Array:
     return np.union1d(rows["market"].astype(np.int64), archive.lived(db))
 
 
-def refolded(db: Connection, kind: str, rung: int, touched: Touched, taken: pa.Table) -> tuple[Partials, Lives]:
+def refolded(
+    db: Connection, kind: str, rung: int, touched: Touched, taken: pa.Table, through: int
+) -> tuple[Partials, Lives]:
     """Whole rows for these buckets, folded from the ledger as it is in this transaction, and the bars that ended.
 
-    Empty rows are gone bars. `taken` says which priced events of these buckets died since the last flush (`dying`).
-    `rev` is at least the seq that touched the bucket; `born` is where the time began in which the bar has been there
-    without a break.
+    Events of batches after `through` are not counted. Empty rows are gone bars. `taken` says which priced events of
+    these buckets died since the last flush (`dying`). `rev` is at least the seq that touched the bucket; `born` is
+    where the time began in which the bar has been there without a break.
     """
     buckets = pa.table(
         {
@@ -201,12 +202,8 @@ def refolded(db: Connection, kind: str, rung: int, touched: Touched, taken: pa.T
             "sources": pa.array(touched.sources),
         }
     )
-    relation = (
-        f"(SELECT l.*, b.label, price > 0 AND {PRICED} AS priced FROM ledger l "
-        f"JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
-        f"WHERE l.ts >= {int(touched.low.min())} AND l.ts < {int(touched.high.max())})"
-    )
-    folded = from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
+    wanted = Within(np.unique(touched.market), int(touched.low.min()), int(touched.high.max()), through)
+    folded = _folded(db, kind, rung, buckets, wanted)
     row_of = {pair: row for row, pair in enumerate(_pairs(folded["market"], folded["t"]))}
     rows = np.array([row_of.get(pair, -1) for pair in _pairs(touched.market, touched.t)])
     numbers = np.concatenate([np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)])
@@ -220,6 +217,28 @@ def refolded(db: Connection, kind: str, rung: int, touched: Touched, taken: pa.T
     columns["rev"] = np.maximum(table["rev"], touched.seq[numbers])
     columns["born"] = born[numbers]
     return Partials(kind, table.n, columns), lives
+
+
+def _folded(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Within) -> Partials:
+    """The events of these buckets, those of the tables and those of sealed files, folded."""
+
+    def fold(events: str, piece: pa.Table | None = None) -> Partials:
+        assert buckets is not None  # both tables are read by their names
+        assert piece is None or piece.num_rows
+        relation = (
+            f"(SELECT l.*, b.label, price > 0 AND {PRICED} AS priced FROM {events} l "
+            f"JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
+            f"WHERE l.ts >= {wanted.low} AND l.ts < {wanted.high})"
+        )
+        return from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
+
+    names = ", ".join(ledger.FOLDED)
+    like = f"((SELECT {names} FROM ledger LIMIT 0) UNION ALL BY NAME SELECT * FROM piece)"
+    parts = [fold("ledger"), *(fold(like, piece) for piece in ledger.sealed_within(db, wanted))]
+    if len(parts) == 1:
+        return parts[0]
+    every = pa.concat_tables([to_arrow(part) for part in parts], promote_options="default")  # noqa: F841 - by its name
+    return from_arrow(kind, db.sql(schema.merge_sql(kind, "every")).to_arrow_table())
 
 
 PRICED = "((b.sources >> l.price_type) & 1) = 1"

@@ -41,10 +41,10 @@ def apply(db: Connection, flush: Flush) -> None:
     if flush.dead:
         places = np.array([event.pos for _, event in flush.dead], np.int64)
         taken = candles.dying(db, places, np.array([seq for seq, _ in flush.dead], np.int64))
-        ledger.drop(db, places)
+        ledger.drop(db, flush.dead)
         # Refold before the deltas go in: what a bucket was until now says when its bar was born.
         for refold in flush.refolds:
-            whole, lives = candles.refolded(db, refold.kind, refold.rung, refold.touched, taken)
+            whole, lives = candles.refolded(db, refold.kind, refold.rung, refold.touched, taken, flush.seq)
             tables.append((refold.rung, whole))
             candles.end(db, refold.rung, lives)
     for rung, table in tables:

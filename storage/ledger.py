@@ -1,15 +1,31 @@
-"""The events as sent: put, dropped by place, found by place."""
+"""The events as sent, in tables and, once they are sealed, in files: put, dropped by place, found by place and time."""
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import decimals, schema
-from storage.events import EXACT, INTEGERS, NUMBERS, TEXTS, Array, Column, Events, concat
+from storage import manifest, schema, sealed
+from storage.commits import ROW_BITS, Dead
+from storage.errors import Unavailable
+from storage.events import Array, Events, concat
+from storage.measures import INPUTS
+from storage.rows import from_arrow, to_arrow
+from storage.sealed import Damaged, Sealed, Within
 
-NEVER_NULL = ("market", "ts", "event", "price_type", "pos")
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# What a fold reads of an event.
+_SQL = " ".join([schema.PLACE, "price_type", *(sql for inputs in INPUTS.values() for sql in inputs.values())])
+FOLDED = tuple(name for name in schema.STORED if re.search(rf"\b{name}\b", _SQL))
+PIECE = 1_000_000  # sealed events that are handed out at a time
 
 
 def put(db: Connection, batches: Sequence[Events]) -> int:
@@ -24,85 +40,94 @@ def put(db: Connection, batches: Sequence[Events]) -> int:
     return sum(events.n for events in batches)
 
 
-def to_arrow(events: Events) -> pa.Table:
-    """The columns that are said, as the ledger keeps them: exact decimals, null for nothing."""
-    names = [name for name in events.columns if not name.startswith(EXACT)]
-    return pa.Table.from_arrays([_column(events, name) for name in names], names=names)
-
-
-def _column(events: Events, name: str) -> pa.Array:
-    if name in NUMBERS:
-        values, exact = events.numbers(name), events.exact(name)
-        found = decimals.scaled(values) if exact is None else None
-        # DuckDB widens small decimals faster than numpy does.
-        return decimals.to_arrow(values, exact) if found is None else decimals.narrow(*found, ~np.isnan(values))
-    if name in TEXTS:
-        return events.texts(name)
-    column = events.integers(name)
-    if name in NEVER_NULL:
-        return pa.array(column)
-    return pa.array(column, mask=column == INTEGERS[name][1])
-
-
-def from_arrow(table: pa.Table) -> Events:
-    """The inverse of `to_arrow`: floats beside the exact decimals that are not their shortest text."""
-    table = table.combine_chunks()
-    columns: dict[str, Column] = {}
-    for name in table.column_names:
-        chunked = table.column(name)
-        column = chunked.chunk(0) if chunked.num_chunks else pa.array([], chunked.type)
-        if column.null_count == len(column) and len(column):
-            continue
-        if name in NUMBERS:
-            columns |= _numbers(name, column)
-        elif name in INTEGERS:
-            dtype, nothing = INTEGERS[name]
-            columns[name] = column.fill_null(nothing).to_numpy(zero_copy_only=False).astype(dtype)
-        elif name in TEXTS:
-            columns[name] = column
-    return Events(table.num_rows, columns)
-
-
-def _numbers(name: str, column: pa.Array) -> dict[str, Array]:
-    missing = column.is_null().to_numpy(zero_copy_only=False)
-    zero = column.fill_null(pa.scalar(0, column.type))
-    units = decimals.from_arrow(zero)
-    values = decimals.floats(units)
-    fits = decimals.fits(values)
-    again = decimals.units(np.where(fits, values, 0.0))
-    odd = ~missing & (~fits | (again != units).any(axis=1))
-    values[missing] = np.nan
-    if not odd.any():
-        return {name: values}
-    return {name: values, EXACT + name: decimals.arrow(units, odd)}
-
-
-def drop(db: Connection, places: Array) -> None:
-    """Take events out."""
+def drop(db: Connection, dead: Sequence[tuple[int, Dead]]) -> None:
+    """Take events out, each with the seq that took it back."""
+    places = np.array([event.pos for _, event in dead], np.int64)
     gone = pa.table({"pos": pa.array(places)})  # noqa: F841 - DuckDB reads the table by its name here
     for shape in schema.SHAPES:
         db.execute(
             f"DELETE FROM {shape} WHERE pos BETWEEN ? AND ? AND pos IN (SELECT pos FROM gone)",
             [int(places.min()), int(places.max())],
         )
+    manifest.take_back(db, dead)
 
 
 def at(db: Connection, places: Array) -> Events:
-    """The events at these places, in order of place; places that hold none are left out."""
+    """The events at these places, in order of place; places that hold none are left out.
+
+    Unavailable where one of them lies in a file that cannot be read.
+    """
+    places = np.unique(places)
     wanted = pa.table({"pos": pa.array(places)})  # noqa: F841 - DuckDB reads the table by its name here
-    rows = db.sql(
+    fresh = db.sql(
         "SELECT * FROM ledger WHERE pos BETWEEN ? AND ? AND pos IN (SELECT pos FROM wanted) ORDER BY pos",
         params=[int(places.min()), int(places.max())],
-    )
-    return from_arrow(rows.to_arrow_table())
+    ).to_arrow_table()
+    try:
+        older = list(_sealed_at(db, places, schema.STORED))
+    except Damaged as damage:
+        raise Unavailable(f"{damage}; what it holds cannot be corrected or taken back", retry_after=3600) from damage
+    if not older:
+        return from_arrow(fresh)
+    found = from_arrow(pa.concat_tables([*older, fresh], promote_options="default"))
+    return found.take(np.argsort(found.integers("pos")))
 
 
-def identities(db: Connection, after: int) -> tuple[Array, Array, Array]:
-    """(ident, digest, pos) of the events after this place that have an identity, in order of place."""
+def prices_at(db: Connection, places: Array) -> pa.Table:
+    """Of the events at these places, those with a price: market, ts, price_type, pos."""
+    columns = ("market", "ts", "price_type", "pos", "price")
+    wanted = pa.table({"pos": pa.array(places)})  # noqa: F841 - DuckDB reads the table by its name here
+    low, high = (int(places.min()), int(places.max())) if len(places) else (0, -1)
+    fresh = db.sql(
+        f"SELECT {', '.join(columns)} FROM ledger WHERE pos BETWEEN ? AND ? AND pos IN (SELECT pos FROM wanted)",
+        params=[low, high],
+    ).to_arrow_table()
+    older = _all(db, lambda file: list(sealed.at(manifest.folder(db), file, np.unique(places), columns)))
+    found = pa.concat_tables([fresh, *(table for some in older for table in some)], promote_options="default")
+    priced = pc.greater(found.column("price"), 0).fill_null(False)
+    return found.filter(priced).drop_columns("price")
+
+
+def sealed_within(db: Connection, wanted: Within) -> Iterator[pa.Table]:
+    """What a fold reads of the sealed events that are looked for and were not taken back, some at a time.
+
+    A file that cannot be read is marked as damaged and left out.
+    """
+    some: list[pa.Table] = []
+    count = 0
+    for file in _readable(db):
+        try:
+            for table in sealed.within(manifest.folder(db), file, wanted, FOLDED):
+                alive = table.filter(pa.array(manifest.living(db, table.column("pos").to_numpy())))
+                if alive.num_rows:
+                    some.append(alive)
+                    count += alive.num_rows
+                if count >= PIECE:
+                    yield pa.concat_tables(some, promote_options="default")
+                    some, count = [], 0
+        except Damaged as damage:
+            manifest.damage(db, file, damage.why)
+    if some:
+        yield pa.concat_tables(some, promote_options="default")
+
+
+def identities(db: Connection, after: int, through: int) -> Iterator[tuple[Array, Array, Array]]:
+    """(ident, digest, pos) of the events with after < place ≤ through that have an identity, some at a time."""
+    folder = manifest.folder(db)
+    for file in _readable(db):
+        if file.last + 1 << ROW_BITS > after:
+            try:
+                ident, digest, pos = sealed.identities(folder, file, after)
+            except Damaged as damage:
+                log.error("%s; its events will not be known again", damage)
+                continue
+            alive = manifest.living(db, pos) & (pos <= through)
+            yield ident[alive], digest[alive], pos[alive]
     rows = db.execute(
-        "SELECT ident, digest, pos FROM ledger WHERE pos > ? AND ident IS NOT NULL ORDER BY pos", [after]
+        "SELECT ident, digest, pos FROM ledger WHERE pos > ? AND pos <= ? AND ident IS NOT NULL ORDER BY pos",
+        [after, through],
     ).fetchnumpy()
-    return rows["ident"].astype(np.uint64), rows["digest"].astype(np.uint64), rows["pos"].astype(np.int64)
+    yield rows["ident"].astype(np.uint64), rows["digest"].astype(np.uint64), rows["pos"].astype(np.int64)
 
 
 def forget(db: Connection, seq: int, identities: Array) -> None:
@@ -117,6 +142,34 @@ def forgotten(db: Connection, after: int) -> Array:
 
 
 def count(db: Connection) -> int:
-    """How many events the ledger holds."""
+    """How many events the tables hold: those that are not sealed."""
     ((found,),) = db.execute("SELECT count(*) FROM ledger").fetchall()
     return int(found)
+
+
+def _readable(db: Connection) -> list[Sealed]:
+    return [file for file in manifest.listed(db) if not file.damaged]
+
+
+def _sealed_at(db: Connection, places: Array, columns: Sequence[str]) -> Iterator[pa.Table]:
+    for file in manifest.listed(db):
+        low, high = np.searchsorted(places, [file.first << ROW_BITS, file.last + 1 << ROW_BITS])
+        if low == high:
+            continue
+        if file.damaged:
+            raise Damaged(file, file.damaged)
+        for table in sealed.at(manifest.folder(db), file, places, columns):
+            alive = table.filter(pa.array(manifest.living(db, table.column("pos").to_numpy())))
+            if alive.num_rows:
+                yield alive
+
+
+def _all(db: Connection, read: Callable[[Sealed], T]) -> list[T]:
+    """What `read` makes of each sealed file; one that cannot be read is marked as damaged and left out."""
+    found = []
+    for file in _readable(db):
+        try:
+            found.append(read(file))
+        except Damaged as damage:
+            manifest.damage(db, file, damage.why)
+    return found

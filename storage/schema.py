@@ -76,16 +76,23 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         "rev_high BIGINT NOT NULL, rows BIGINT NOT NULL, volume VARCHAR NOT NULL, trades BIGINT NOT NULL, "
         "hash VARCHAR NOT NULL, bytes BIGINT NOT NULL, footer BIGINT NOT NULL, moved DOUBLE NOT NULL)"
     )
-    return tuple(first), (second,), (third,)
+    fourth = (
+        "CREATE TABLE sealed (first BIGINT NOT NULL, last BIGINT NOT NULL, file VARCHAR NOT NULL, "
+        "events BIGINT NOT NULL, bytes BIGINT NOT NULL, low_ts BIGINT NOT NULL, high_ts BIGINT NOT NULL, "
+        "low_market INTEGER NOT NULL, high_market INTEGER NOT NULL, content VARCHAR NOT NULL, made BIGINT NOT NULL, "
+        "damaged VARCHAR NOT NULL)",
+        "CREATE TABLE dead (pos BIGINT NOT NULL, market INTEGER NOT NULL, ts BIGINT NOT NULL, seq BIGINT NOT NULL)",
+    )
+    return tuple(first), (second,), (third,), fourth
 
 
-_PLACE = (
+PLACE = (
     "market, ts, coalesce(block_number, -1) AS block, coalesce(log_index, trade_no, -1) AS idx, "
     "coalesce(trade_id, '') AS tid, pos"
 )
 
 
-def fold_sql(kind: str, relation: str, bucket: str, place: str = _PLACE) -> str:
+def fold_sql(kind: str, relation: str, bucket: str, place: str = PLACE) -> str:
     """SQL that folds the events of `relation` into partials of `kind`.
 
     `relation` has the ledger's columns and the boolean `priced`; `bucket` is an expression over it that gives the

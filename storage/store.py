@@ -1,18 +1,19 @@
 """What the actors ask of the disk, as async functions: bars as of one snapshot, and one commit per flush."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
-from storage import archive, candles, flush, ledger, partitions
+from storage import archive, candles, flush, ledger, manifest, partitions
 from storage.archive import Moved, Snapshot, Waiting
 from storage.database import Database
 from storage.events import Array, Events
 from storage.flush import Flush
 from storage.partials import Partials
 from storage.partitions import BrokenPartition, Part, Partition
+from storage.sealed import Sealed
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,14 @@ class Store:
             return 0
         self._compactions += 1
         return await self._db.write(candles.compact, kind, rung, span)
+
+    async def seal(self, file: Sealed) -> None:
+        """Have the events of a sealed file read from there."""
+        await self._db.write(manifest.seal, file)
+
+    async def merge(self, file: Sealed, instead: Sequence[Sealed]) -> None:
+        """Have one sealed file read in place of several."""
+        await self._db.write(manifest.merge, file, instead)
 
     def statistics(self) -> StoreStatistics:
         """Counters for metrics and tests."""

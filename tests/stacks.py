@@ -22,11 +22,14 @@ async def running(
     *,
     flush_seconds: float = 3600,
     flush_events: int = 1_000_000,
+    seal_events: int = 1_000_000,
     create: Kind | None = "spot",
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Stack]:
     """The stack over this directory; it flushes only when it must or is told to, and makes markets as they come."""
-    settings = StackSettings(data=data, flush_seconds=flush_seconds, flush_events=flush_events, create=create)
+    settings = StackSettings(
+        data=data, flush_seconds=flush_seconds, flush_events=flush_events, seal_events=seal_events, create=create
+    )
     async with opened(settings, now=now) as stack:
         yield stack
 

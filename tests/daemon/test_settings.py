@@ -31,6 +31,8 @@ OTHER: dict[str, str] = {
     "data": "/elsewhere",
     "flush_seconds": "7",
     "flush_rows": "12345",
+    "seal_seconds": "60",
+    "seal_events": "20000",
     "max_body_bytes": "4096",
     "max_concurrent_queries": "3",
     "query_seconds": "4",

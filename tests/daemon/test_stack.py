@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon import stack as stack_module
+from daemon import recovery
 from daemon.stack import Stack
 from storage import ledger
 from storage.errors import BrokenStore
@@ -112,7 +112,7 @@ async def test_everybody_is_remembered_in_little_memory_also_while_the_store_is_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: bool
 ) -> None:
     monkeypatch.setitem(Identities.open.__func__.__kwdefaults__, "limit", 40)  # type: ignore[attr-defined]
-    monkeypatch.setattr(stack_module, "REPLAYED", 50)
+    monkeypatch.setattr(recovery, "REPLAYED", 50)
     async with running(tmp_path) as stack:
         for start in range(0, 600, 30):
             await say(stack, [trade(0, trade_id=number) for number in range(start, start + 30)], removed(start))

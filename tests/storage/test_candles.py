@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from actors import fold
 from storage import candles, ledger, schema
 from storage.candles import Touched
+from storage.commits import Dead
 from storage.database import migrate
 from storage.errors import BrokenStore
 from storage.measures import KINDS, MEASURES
@@ -251,7 +252,7 @@ def refolded(db: Connection, *buckets: tuple[int, int, int]) -> Partials:
     none = np.zeros(0, np.int64)
     candles.adopt(db, "k1")
     candles.apply(db, 8)
-    return candles.refolded(db, "perp", 60, touched(*buckets), candles.dying(db, none, none))[0]
+    return candles.refolded(db, "perp", 60, touched(*buckets), candles.dying(db, none, none), 9)[0]
 
 
 def by_oracle(events: Sequence[Event], place: Place, rev: int) -> Candle:
@@ -294,7 +295,7 @@ def test_a_bar_that_stands_keeps_its_birth_and_one_that_was_gone_is_born_anew(db
     assert born() == [4]
     candles.compact(db, "perp", 60, 86400)
     assert born() == [4]
-    ledger.drop(db, np.array([4 << 24]))
+    ledger.drop(db, [(9, Dead(4 << 24, 1, 0))])
     assert born() == [NEVER]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from actors import fold, rounds
 from actors.rounds import Round, flushed, made
-from storage import candles, flush, ledger
+from storage import candles, flush, ledger, manifest, sealed
 from storage.calendar import MICROS, ONE_DAY, Calendar
 from storage.commits import Commit, Dead, decode, encode
 from storage.database import migrate
@@ -245,6 +245,8 @@ def test_stored_bars_are_the_fold_of_the_surviving_events_at_every_rung_however_
         for some in cut(data, groups[: len(groups) - pending]):
             flush.apply(file, flush_of([made_of(group) for group in some]))
             assert candles.applied(file) == some[-1][-1].seq
+            if data.draw(st.booleans()):
+                seal(file, history, data.draw(st.integers(1, some[-1][-1].seq)))
             for rung in data.draw(st.lists(st.sampled_from(RUNGS), max_size=2)):
                 kind = data.draw(st.sampled_from(["perp", "spot"]))
                 candles.compact(file, kind, rung, data.draw(st.sampled_from([3600, 86400 * 7])))
@@ -273,16 +275,46 @@ def test_stored_bars_are_the_fold_of_the_surviving_events_at_every_rung_however_
                     assert {name: bar[name] for name in names} == {name: oracles[name] for name in names}
         if rest:
             flush.apply(file, flush_of(rest))
-        assert said_of(file) == history.alive.keys()
+        assert said_of(file, history) == history.alive.keys()
+        if data.draw(st.booleans()):
+            seal(file, history, len(history.commits))
+            rebuilt(file, history, data)
+            assert said_of(file, history) == history.alive.keys()
         for rung in RUNGS:
             bars = shown(stored(file, rung))
             check(history, bars, rung)
             check_lives(history, file, rung, bars)
 
 
-def said_of(db: Connection) -> set[int]:
-    """The places of the events in the ledger."""
-    return {pos for (pos,) in db.execute("SELECT pos FROM ledger").fetchall()}
+def said_of(db: Connection, history: History) -> set[int]:
+    """The places of the events in the ledger, in its tables and in files."""
+    ever = [event.pos for _, event in history.ever]
+    return set(ledger.at(db, np.array(ever, np.int64)).integers("pos").tolist()) if ever else set()
+
+
+def seal(db: Connection, history: History, last: int) -> None:
+    """Have the batches up to this one in sealed files, all that were not in one file more."""
+    first = manifest.through(db) + 1
+    if first <= last:
+        some = history.commits[first - 1 : last]
+        manifest.seal(db, sealed.write(manifest.folder(db), first, last, some, 0, lambda: None))
+
+
+def rebuilt(db: Connection, history: History, data: st.DataObject) -> None:
+    """Everything in the database once more, from its sealed files, in whatever steps."""
+    files = manifest.listed(db)
+    folder = manifest.folder(db)
+    tables = [name for (name,) in db.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+    for table in tables:
+        if table not in ("meta", "schema_version"):
+            db.execute(f"DELETE FROM {table}")
+    candles.apply(db, 0)
+    for file in files:
+        manifest.seal(db, file)
+    every = [one for file in files for one in sealed.commits(folder, file, every=data.draw(st.booleans()))]
+    for some in cut(data, every):
+        flush.apply(db, replace(flush_of([made_of(some)]), events=()))
+    assert candles.applied(db) == len(history.commits)
 
 
 def opened(path: Path) -> Connection:
@@ -311,7 +343,7 @@ def test_a_reopened_file_goes_on_where_it_was(
                 candles.compact(db, "perp", data.draw(st.sampled_from(RUNGS)), 86400)
     with opened(path) as db:
         assert candles.adopt(db, "k1") == history.commits[-1].seq
-        assert said_of(db) == history.alive.keys()
+        assert said_of(db, history) == history.alive.keys()
         for rung in RUNGS:
             check(history, shown(stored(db, rung)), rung)
 
@@ -341,7 +373,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(file: Connection) -> Non
     with pytest.raises(duckdb.Error), transaction(file):
         flush.apply(file, broken)
     assert candles.applied(file) == before
-    assert said_of(file) == set()
+    assert said_of(file, history) == set()
 
 
 def test_a_correction_moves_an_event_to_another_time_and_both_places_are_right(file: Connection) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import decimals, ledger, schema
+from storage.commits import Dead
 from storage.database import migrate
 from storage.events import EVENT_TYPES, INTEGERS, NUMBERS, PRICE_TYPES, TEXTS, Array, Events, concat
 from tests import algebra
@@ -143,7 +144,7 @@ def test_batches_of_every_shape_lie_beside_each_other_and_any_of_their_events_ca
         everything = np.arange(-1, 5000)
         assert said(ledger.at(file, everything)) == together
         gone = data.draw(st.lists(st.sampled_from([*(row["pos"] for row in together), 4999]), min_size=1))
-        ledger.drop(file, np.array(gone, np.int64))
+        ledger.drop(file, [(9, Dead(pos, 1, 0)) for pos in gone])
         assert said(ledger.at(file, everything)) == [row for row in together if row["pos"] not in gone]
     finally:
         file.execute("ROLLBACK")
@@ -195,9 +196,10 @@ def test_numbers_are_kept_beyond_what_a_float_can_say(db: Connection) -> None:
 def test_identities_are_listed_in_order_of_place(db: Connection) -> None:
     rows = [{"ident": ident, "digest": ident * 10} for ident in (7, 0, 9, 3)]
     ledger.put(db, [batch(["ident", "digest"], rows, 10)])
-    assert listed(ledger.identities(db, -1)) == [(7, 70, 10), (9, 90, 12), (3, 30, 13)]
-    assert listed(ledger.identities(db, 10)) == [(9, 90, 12), (3, 30, 13)]
-    assert listed(ledger.identities(db, 13)) == []
+    assert listed(*ledger.identities(db, -1, 99)) == [(7, 70, 10), (9, 90, 12), (3, 30, 13)]
+    assert listed(*ledger.identities(db, 10, 99)) == [(9, 90, 12), (3, 30, 13)]
+    assert listed(*ledger.identities(db, 13, 99)) == []
+    assert listed(*ledger.identities(db, -1, 12)) == [(7, 70, 10), (9, 90, 12)]
 
 
 def listed(columns: tuple[Array, Array, Array]) -> list[tuple[int, int, int]]:
@@ -218,4 +220,5 @@ def test_nothing_is_put_and_found_without_complaint(db: Connection) -> None:
     assert ledger.put(db, [Events(0, {})]) == 0
     assert ledger.count(db) == 0
     assert ledger.at(db, np.array([1, 2])).n == 0
-    ledger.drop(db, np.array([1, 2]))
+    ledger.drop(db, [(9, Dead(1, 1, 0)), (9, Dead(2, 1, 0))])
+    assert ledger.at(db, np.array([1, 2])).n == 0

@@ -1,0 +1,141 @@
+"""Which sealed files there are and which of their events are no more, as of one snapshot of the database."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from duckdb import DuckDBPyConnection as Connection
+from msgspec import structs
+
+from storage import schema, sealed
+from storage.commits import ROW_BITS, Dead
+from storage.errors import BrokenStore
+from storage.events import Array
+from storage.sealed import Sealed
+
+log = logging.getLogger(__name__)
+
+FOLDER = "raw"  # beside the database
+COLUMNS = ", ".join(Sealed.__struct_fields__)
+MARKS = ", ".join("?" for _ in Sealed.__struct_fields__)
+
+
+def listed(db: Connection) -> list[Sealed]:
+    """All sealed files, in order of their batches."""
+    return [Sealed(*row) for row in db.execute(f"SELECT {COLUMNS} FROM sealed ORDER BY first").fetchall()]
+
+
+def through(db: Connection) -> int:
+    """All batches up to this one are sealed."""
+    ((last,),) = db.execute("SELECT coalesce(max(last), 0) FROM sealed").fetchall()
+    return int(last)
+
+
+def folder(db: Connection) -> Path:
+    """Where the sealed files of this database lie."""
+    ((path,),) = db.execute("SELECT path FROM duckdb_databases() WHERE database_name = current_database()").fetchall()
+    return Path(path).parent / FOLDER
+
+
+def seal(db: Connection, file: Sealed) -> None:
+    """From this transaction on, the events of these batches are read from their file."""
+    if file.first != through(db) + 1:
+        raise BrokenStore(f"sealed events: {file.file} cannot follow batch {through(db)}")
+    _put(db, [file])
+    for table in schema.SHAPES:
+        db.execute(
+            f"DELETE FROM {table} WHERE pos >= ? AND pos < ?", [file.first << ROW_BITS, file.last + 1 << ROW_BITS]
+        )
+
+
+def merge(db: Connection, file: Sealed, instead: Sequence[Sealed]) -> None:
+    """From this transaction on, this file is read instead of those."""
+    _remove(db, instead)
+    _put(db, [file])
+
+
+def damage(db: Connection, file: Sealed, why: str) -> None:
+    """Read this file no more; `why` is empty where it is sound."""
+    if why:
+        log.error("sealed events: %s (batches %d to %d): %s; the rest serves", file.file, file.first, file.last, why)
+    db.execute("UPDATE sealed SET damaged = ? WHERE file = ?", [why, file.file])
+
+
+def take_back(db: Connection, dead: Sequence[tuple[int, Dead]]) -> None:
+    """Note that these events are no more, each with the seq that took it back: files go on holding them."""
+    pos, market, ts, seq = (
+        pa.array(column) for column in zip(*((one.pos, one.market, one.ts, seq) for seq, one in dead), strict=True)
+    )
+    rows = pa.table({"pos": pos, "market": market, "ts": ts, "seq": seq})  # noqa: F841 - DuckDB reads it by its name
+    db.execute("INSERT INTO dead BY NAME SELECT * FROM rows")
+
+
+def living(db: Connection, places: Array) -> Array:
+    """Which of these places hold an event that was not taken back, as a mask."""
+    if not len(places):
+        return np.ones(0, np.bool_)
+    dead = db.execute(
+        "SELECT pos FROM dead WHERE pos BETWEEN ? AND ?", [int(places.min()), int(places.max())]
+    ).fetchnumpy()["pos"]
+    return ~np.isin(places, dead)
+
+
+def settle(db: Connection, root: Path, kept_from: int) -> bool:
+    """Bring manifest and folder together at a start; whether a database that is rebuilt will lack something.
+
+    `kept_from` is the oldest batch that the journal has. A file that no row names was left by a crash and is removed
+    if its batches are elsewhere; if they are not, as in a new database, it gets its row. Of batches that are nowhere
+    there is a row, too, which says so.
+    """
+    new = not db.execute("SELECT * FROM meta").fetchall()
+    named = {file.file for file in listed(db)}
+    for file in _found(root):
+        reached = through(db)
+        if file.file in named:
+            continue
+        if file.last <= reached or (not new and file.first >= kept_from):
+            (root / file.file).unlink()
+        elif file.first <= reached:
+            raise BrokenStore(f"sealed events: {file.file} begins within another file; remove one of them")
+        else:
+            _lose(db, reached + 1, file.first - 1)
+            seal(db, file)
+    if new:
+        _lose(db, through(db) + 1, kept_from - 1)
+    for path in root.glob(f"*{sealed.NEW}"):
+        path.unlink()
+    for file in listed(db):
+        if file.content:
+            damage(db, file, sealed.check(root, file, whole=new))
+        else:
+            damage(db, file, file.damaged)
+    return new and any(file.damaged for file in listed(db))
+
+
+def _lose(db: Connection, first: int, last: int) -> None:
+    if first <= last:
+        why = "it was missing when the store was rebuilt; restore it and remove the store to have it rebuilt again"
+        _put(db, [Sealed(first, last, sealed.name(first, last), 0, 0, 0, 0, 0, 0, "", 0, why)])
+
+
+def _found(root: Path) -> list[Sealed]:
+    """The files as they say themselves, the widest of each stretch of batches first."""
+    files = []
+    for path in root.glob("*.parquet"):
+        try:
+            files.append(sealed.sealed(path))
+        except sealed.UNREADABLE as error:
+            log.error("sealed events: %s: it cannot be read: %s", path, error)
+    return sorted(files, key=lambda file: (file.first, -file.last))
+
+
+def _put(db: Connection, files: Iterable[Sealed]) -> None:
+    for file in files:
+        db.execute(f"INSERT INTO sealed ({COLUMNS}) VALUES ({MARKS})", list(structs.astuple(file)))
+
+
+def _remove(db: Connection, files: Iterable[Sealed]) -> None:
+    for file in files:
+        db.execute("DELETE FROM sealed WHERE file = ?", [file.file])
