@@ -50,7 +50,7 @@ class ArchivistStatistics(Struct, frozen=True):
 @dataclass(slots=True)
 class _Seen:
     rev: int
-    since: float  # on the loop's clock
+    since: float
 
 
 class Archivist:
@@ -79,11 +79,11 @@ class Archivist:
 
     def due(self) -> bool:
         """Whether it is time for another look."""
-        return trio.current_time() >= self._next
+        return self._now() >= self._next
 
     async def run(self) -> None:
         """Move what may be moved, one partition after the other."""
-        self._next = trio.current_time() + self._every
+        self._next = self._now() + self._every
         await self._examine()
         for where in await self._ready():
             await self._move(where)
@@ -103,9 +103,9 @@ class Archivist:
 
     async def _ready(self) -> list[Partition]:
         """The partitions that have been quiet for long enough, the oldest first."""
-        now = trio.current_time()
+        now = self._now()
         seen: dict[Partition, _Seen] = {}
-        for one in await self._shelf.waiting(int(self._now()) - self._days * DAY):
+        for one in await self._shelf.waiting(int(now) - self._days * DAY):
             before = self._seen.get(one.partition)
             known = before is not None and before.rev == one.rev
             seen[one.partition] = before if before is not None and known else _Seen(one.rev, now)

@@ -13,6 +13,7 @@ from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
 from storage.partials import Partials
 from storage.partials import concat as together
+from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.schema import RUNGS
 from storage.store import History
@@ -115,9 +116,14 @@ class Reading:
         ring = self._rings.get(stored)
         if ring is None:
             ring = Ring(self.kind, stored)
-            rows, applied = await self._store.newest(self.kind, stored, self.record.slot, FAR, ring.size)
-            labels = len(np.unique(rows["t"]))
-            floor = ALWAYS if labels < ring.size else int(rows["t"].min())
+            slot = self.record.slot
+            try:
+                rows, applied = await self._store.newest(self.kind, stored, slot, FAR, ring.size)
+                labels = len(np.unique(rows["t"]))
+                floor = ALWAYS if labels < ring.size else int(rows["t"].min())
+            except BrokenPartition as error:  # what is newer serves
+                floor = error.part.high
+                rows, applied = await self._store.between(self.kind, stored, slot, floor, FAR)
             both = fold.merged(together([rows, self._late(stored, applied)]))
             both = both.take(both["t"] >= floor)
             ring.fill(both, floor)
@@ -228,7 +234,13 @@ class Reading:
         if count is None:
             # One more than the window can hold: where it is empty, that one says where older bars are.
             room = math.ceil((end - start) / (0.9 * resolution.seconds)) if start < end else 0
-            bars = await self._newest_bars(resolution, end, min(room, most) + 1)
+            try:
+                bars = await self._newest_bars(resolution, end, min(room, most) + 1)
+            except BrokenPartition:
+                # It may lie before the window. Where that is empty, nobody could say whether there are older bars.
+                bars = await self._bars(resolution, start, end)
+                if not bars.n:
+                    raise
             older = bars["t"][bars["t"] < start] if start < end else bars["t"]
             bars = bars.take(slice(len(older), None))
             previous = int(older[-1]) if len(older) and not bars.n else None
