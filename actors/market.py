@@ -13,7 +13,7 @@ from msgspec import Struct, structs
 from actors import candle
 from actors.candle import REV, Row, State, T
 from actors.hub import Bar
-from actors.ring import Ring
+from actors.ring import SIZES, Ring
 from actors.rounds import Round
 from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 Given = TypeVarTuple("Given")
+UNREAD = SIZES[1]  # bars of the past that are kept up in memory though nobody has asked for any
+PAST = 3600  # seconds: what is older than this comes from no live feed
 AGAIN = 0.2  # seconds until what the disk did not answer in time is asked again
 
 
@@ -76,6 +78,7 @@ class MarketActor(Watched):
         self._second: State | None = None  # rows of one second that are not in the rings yet
         self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
         self._parked = False  # the task waits for mail
+        self._unread = 0  # bars of a second taken in since somebody asked for something
         self.idle_since = now()
 
     # --- from outside
@@ -97,6 +100,7 @@ class MarketActor(Watched):
         reply, answer = trio.open_memory_channel[Any](1)
         self._parked = False
         self.idle_since = self._now()
+        self._unread = 0
         self._mailbox.send_nowait(Ask(work, reply))
         found = await answer.receive()
         if isinstance(found, BaseException):
@@ -153,17 +157,30 @@ class MarketActor(Watched):
         seq = self.seq = self._changed = piece.round.last
         self.idle_since = self._now()
         self._trim()
-        for row in piece.rows:
-            self._unflushed.append((seq, row))
+        self._unread += len(piece.rows)
+        if self._unread > UNREAD and piece.newest < self._now() - PAST and not self._feeds:
+            self._drop_rings(seq)
+        self._unflushed.extend((seq, row) for row in piece.rows)
+        for row in piece.rows if self._rings else ():
             if self._second is not None and self._second[T] == row[T]:
                 candle.absorb(self._layout, self._second, row)
             else:
                 self._lay()
                 self._second = candle.started(self._layout, row, row[T])
+        if not self._rings:
+            self._outside = dict.fromkeys(RUNGS, seq)
         if piece.newest > self._newest:
             self._newest = piece.newest
         piece.round.waiting -= 1
         piece.round.cost += thread_time() - began
+
+    def _drop_rings(self, seq: int) -> None:
+        """Have the next reader fill the rings from the store: during a backfill that costs less than each bar does."""
+        self._rings.clear()
+        self._second = None
+        for times in self._missing.values():
+            times.clear()
+        self._outside = dict.fromkeys(RUNGS, seq)
 
     async def _take(self, pieces: Sequence[Slice]) -> None:
         """Take in slices that follow each other, and tell what they change as one change."""

@@ -63,6 +63,22 @@ async def test_history_inside_the_rings_asks_nothing_of_the_store(tmp_path: Path
         assert stack.writer.statistics().flushes == 1
 
 
+async def test_a_long_backfill_keeps_no_rings_until_somebody_looks(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        for start in range(0, 8000, 1000):
+            await say(stack, [trade(second, 100 + second % 7) for second in range(start, start + 1000)])
+        assert stack.engine.nbytes() == 0
+        for state in ("unflushed", "flushed"):
+            bars = await read(stack, "GOLD", "1")
+            assert [row[0] for row in bars] == list(range(NOON, NOON + 8000, 60)), state
+            assert sum(row[5] for row in bars) == 8000
+            await flush(stack)
+        reads = stack.store.statistics().history_reads
+        await say(stack, trade(8000, 7))
+        assert (await read(stack, "GOLD", "1"))[-1][3:6] == (7, 7, 21)
+        assert stack.store.statistics().history_reads == reads
+
+
 async def test_a_market_from_before_the_start_is_read_once_for_each_resolution(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         await say(stack, [trade(60 * minute, 100 + minute) for minute in range(300)])
