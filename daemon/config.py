@@ -116,6 +116,12 @@ class Config(Struct, frozen=True, kw_only=True):
     seal_events: Annotated[
         int, Setting("How many events that are not sealed yet bring that forward.", whole(1_000, 1 << 24))
     ] = 1_000_000
+    archive_days: Annotated[
+        int, Setting("How many days after its end a day or month of bars moves into Parquet files.", whole(1, 36500))
+    ] = 7
+    archive_quiet_seconds: Annotated[
+        float, Setting("How long nothing must have been said of it before that.", number(0, 86400))
+    ] = 3600.0
     drain_seconds: Annotated[
         float, Setting("How long a stop may take before what still hangs is cut.", number(0, 600))
     ] = 10.0

@@ -101,6 +101,8 @@ def stack_settings(config: Config) -> StackSettings:
         query_seconds=config.query_seconds,
         seal_seconds=config.seal_seconds,
         seal_events=config.seal_events,
+        archive_days=config.archive_days,
+        archive_quiet=config.archive_quiet_seconds,
     )
 
 
@@ -159,6 +161,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         database=stack.database,
         store=stack.store,
         hub=stack.hub,
+        archivist=stack.archivist,
         settings=settings,
         not_ready=not_ready,
     )

@@ -13,6 +13,7 @@ from quart import Response, current_app
 from quart import request as quart_request
 from quart_trio.wrappers import TrioRequest
 
+from actors.archivist import Archivist
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -77,6 +78,7 @@ class Services:
     database: Database
     store: Store
     hub: Hub
+    archivist: Archivist
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
 

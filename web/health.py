@@ -55,6 +55,7 @@ class Health(Struct, frozen=True, kw_only=True):
     markets: Markets
     journal: JournalHealth
     last_flush: str | None
+    last_archive: str | None  # when the newest file of bars was made
     streams: Streams
     local: Local | None  # only for those who ask on this machine
 
@@ -96,7 +97,8 @@ async def examined(services: Services) -> Health:
     engine, journal, writer = services.engine, services.journal.statistics(), services.writer.statistics()
     hub, recovered = services.hub.statistics(), services.journal.recovered
     registered, active = await services.registry.count()
-    reasons, notices = unready(services), []
+    archive = services.archivist.statistics()
+    reasons, notices = [*unready(services), *(f"archive: {why}" for why in archive.broken)], []
     if writer.failing:
         reasons.append(f"history store: {writer.failing}")
     if services.database.damaged:
@@ -127,10 +129,15 @@ async def examined(services: Services) -> Health:
             writer.waiting_events,
             recovered.torn_bytes,
         ),
-        last_flush=datetime.fromtimestamp(writer.last, UTC).isoformat(timespec="milliseconds") if writer.last else None,
+        last_flush=_instant(writer.last),
+        last_archive=_instant(archive.last),
         streams=Streams(hub.connections, hub.subscriptions),
         local=_local(services.settings) if at_home(request()) else None,
     )
+
+
+def _instant(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
 
 
 def _local(settings: WebSettings) -> Local | None:

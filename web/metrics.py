@@ -75,6 +75,7 @@ class Everything(Collector):
         yield from self._intake()
         yield from self._engine()
         yield from self._store()
+        yield from self._archive()
         yield from self._registry()
         yield from self._hub()
 
@@ -140,6 +141,23 @@ class Everything(Collector):
         yield spent("database_read_seconds", "Reads of the history store.", database.reads, database.read_seconds)
         yield spent("database_write_seconds", "Transactions of the store.", database.writes, database.write_seconds)
         yield gauge("database_bytes", "Size of the history store.", database.bytes)
+
+    def _archive(self) -> Iterator[Metric]:
+        archive = self._services.archivist.statistics()
+        labels = ["kind", "resolution"]
+        files = GaugeMetricFamily("candled_archive_files", "Parquet files of bars.", labels=labels)
+        rows = GaugeMetricFamily("candled_archive_rows", "Bars in them.", labels=labels)
+        size = GaugeMetricFamily("candled_archive_bytes", "Size of them.", labels=labels)
+        for key, held in archive.held.items():
+            files.add_metric(key, held.files)
+            rows.add_metric(key, held.rows)
+            size.add_metric(key, held.bytes)
+        yield from (files, rows, size)
+        yield spent("archive_moves_seconds", "Days and months moved to Parquet.", archive.moved, archive.seconds)
+        yield counter("archived_rows", "Bars moved to Parquet.", archive.rows)
+        yield gauge("archive_waiting", "Days and months that move once nothing is said of them.", archive.waiting)
+        yield gauge("archive_broken", "Days and months that cannot be read.", len(archive.broken))
+        yield gauge("last_archive_timestamp_seconds", "When the newest file was made.", archive.last)
 
     def _registry(self) -> Iterator[Metric]:
         registry = self._services.registry.statistics()

@@ -33,6 +33,8 @@ OTHER: dict[str, str] = {
     "flush_rows": "12345",
     "seal_seconds": "60",
     "seal_events": "20000",
+    "archive_days": "30",
+    "archive_quiet_seconds": "60",
     "max_body_bytes": "4096",
     "max_concurrent_queries": "3",
     "query_seconds": "4",

@@ -103,6 +103,7 @@ async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncItera
                 database=stack.database,
                 store=stack.store,
                 hub=stack.hub,
+                archivist=stack.archivist,
                 settings=WebSettings(
                     **{
                         "version": "1.2.3",
