@@ -162,6 +162,8 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         store=stack.store,
         hub=stack.hub,
         archivist=stack.archivist,
+        sealing=stack.sealing,
+        janitor=stack.janitor,
         settings=settings,
         not_ready=not_ready,
     )

@@ -233,8 +233,11 @@ def _folded(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Wit
         return from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
 
     names = ", ".join(ledger.FOLDED)
-    like = f"((SELECT {names} FROM ledger LIMIT 0) UNION ALL BY NAME SELECT * FROM piece)"
-    parts = [fold("ledger"), *(fold(like, piece) for piece in ledger.sealed_within(db, wanted))]
+    both = f"(SELECT {names} FROM ledger UNION ALL BY NAME SELECT * FROM piece)"
+    alone = f"((SELECT {names} FROM ledger LIMIT 0) UNION ALL BY NAME SELECT * FROM piece)"
+    pieces = ledger.sealed_within(db, wanted)
+    first = next(pieces, None)
+    parts = [fold("ledger" if first is None else both, first), *(fold(alone, piece) for piece in pieces)]
     if len(parts) == 1:
         return parts[0]
     every = pa.concat_tables([to_arrow(part) for part in parts], promote_options="default")  # noqa: F841 - by its name

@@ -27,6 +27,12 @@ def listed(db: Connection) -> list[Sealed]:
     return [Sealed(*row) for row in db.execute(f"SELECT {COLUMNS} FROM sealed ORDER BY first").fetchall()]
 
 
+def damaged(db: Connection) -> list[str]:
+    """Which files cannot be read, and why."""
+    rows = db.execute("SELECT file, first, last, damaged FROM sealed WHERE damaged <> '' ORDER BY first").fetchall()
+    return [f"sealed events: {file} (batches {first} to {last}): {why}" for file, first, last, why in rows]
+
+
 def through(db: Connection) -> int:
     """All batches up to this one are sealed."""
     ((last,),) = db.execute("SELECT coalesce(max(last), 0) FROM sealed").fetchall()

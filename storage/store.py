@@ -139,6 +139,10 @@ class Store:
         """Have one sealed file read in place of several."""
         await self._db.write(manifest.merge, file, instead)
 
+    async def damage(self) -> list[str]:
+        """What is wrong with sealed files."""
+        return await self._db.read(manifest.damaged)
+
     def statistics(self) -> StoreStatistics:
         """Counters for metrics and tests."""
         return StoreStatistics(self._history_reads, self._flushes, self._compactions)

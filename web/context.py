@@ -17,7 +17,9 @@ from actors.archivist import Archivist
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
+from actors.janitor import Janitor
 from actors.registry import Keys, Registry
+from actors.sealing import Sealing
 from actors.writer import Writer
 from storage.database import Database
 from storage.journal import Journal
@@ -79,6 +81,8 @@ class Services:
     store: Store
     hub: Hub
     archivist: Archivist
+    sealing: Sealing
+    janitor: Janitor
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
 

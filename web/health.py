@@ -29,6 +29,16 @@ class JournalHealth(Struct, frozen=True):
     torn_bytes: int  # cut off at the start: a record that a crash broke off, never acknowledged
 
 
+class Sealed(Struct, frozen=True):
+    """Events that have moved from the journal into files of their own."""
+
+    seq: int  # all batches up to this one
+    files: int
+    events: int
+    bytes: int
+    last: str | None
+
+
 class Streams(Struct, frozen=True):
     connections: int
     subscriptions: int
@@ -56,6 +66,7 @@ class Health(Struct, frozen=True, kw_only=True):
     journal: JournalHealth
     last_flush: str | None
     last_archive: str | None  # when the newest file of bars was made
+    sealed: Sealed
     streams: Streams
     local: Local | None  # only for those who ask on this machine
 
@@ -97,10 +108,14 @@ async def examined(services: Services) -> Health:
     engine, journal, writer = services.engine, services.journal.statistics(), services.writer.statistics()
     hub, recovered = services.hub.statistics(), services.journal.recovered
     registered, active = await services.registry.count()
-    archive = services.archivist.statistics()
+    archive, sealed = services.archivist.statistics(), services.sealing.statistics()
     reasons, notices = [*unready(services), *(f"archive: {why}" for why in archive.broken)], []
     if writer.failing:
         reasons.append(f"history store: {writer.failing}")
+    reasons += await services.store.damage()
+    for name, job in services.janitor.statistics().items():
+        if job.failing:
+            reasons.append(f"{name}: {job.failing}")
     if services.database.damaged:
         reasons.append(f"history store: damaged, {services.database.damaged}; a restart rebuilds it from the journal")
     if services.database.set_aside is not None:
@@ -131,6 +146,7 @@ async def examined(services: Services) -> Health:
         ),
         last_flush=_instant(writer.last),
         last_archive=_instant(archive.last),
+        sealed=Sealed(sealed.through, sealed.files, sealed.events, sealed.bytes, _instant(sealed.last)),
         streams=Streams(hub.connections, hub.subscriptions),
         local=_local(services.settings) if at_home(request()) else None,
     )

@@ -75,6 +75,7 @@ class Everything(Collector):
         yield from self._intake()
         yield from self._engine()
         yield from self._store()
+        yield from self._sealing()
         yield from self._archive()
         yield from self._registry()
         yield from self._hub()
@@ -158,6 +159,20 @@ class Everything(Collector):
         yield gauge("archive_waiting", "Days and months that move once nothing is said of them.", archive.waiting)
         yield gauge("archive_broken", "Days and months that cannot be read.", len(archive.broken))
         yield gauge("last_archive_timestamp_seconds", "When the newest file was made.", archive.last)
+
+    def _sealing(self) -> Iterator[Metric]:
+        sealing = self._services.sealing.statistics()
+        yield gauge("sealed_files", "Files of sealed events.", sealing.files)
+        yield gauge("sealed_events", "Events in them.", sealing.events)
+        yield gauge("sealed_bytes", "Size of these files.", sealing.bytes)
+        yield gauge("sealed_seq", "The newest sealed batch.", sealing.through)
+        yield gauge("last_seal_timestamp_seconds", "When events were last sealed.", sealing.last)
+        yield counter("newly_sealed_events", "Events sealed since the start.", sealing.sealed_events)
+        yield counter("sealing_seconds", "Time spent sealing, rests included.", sealing.seconds)
+        yield counter("sealed_merges", "Merges of the sealed files of a day.", sealing.merges)
+        yield counter("journal_trimmed_bytes", "Bytes that the journal let go of.", sealing.trimmed_bytes)
+        for name, job in self._services.janitor.statistics().items():
+            yield gauge(f"{name}_failing", f"1 while {name} fails.", bool(job.failing))
 
     def _registry(self) -> Iterator[Metric]:
         registry = self._services.registry.statistics()

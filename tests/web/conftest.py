@@ -104,6 +104,8 @@ async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncItera
                 store=stack.store,
                 hub=stack.hub,
                 archivist=stack.archivist,
+                sealing=stack.sealing,
+                janitor=stack.janitor,
                 settings=WebSettings(
                     **{
                         "version": "1.2.3",

@@ -158,3 +158,30 @@ async def test_a_record_that_a_crash_broke_off_is_told_and_does_no_harm(tmp_path
 async def test_alive_and_ready_are_one_word_each(web: Web) -> None:
     assert await web.json("/healthz") == {"status": "alive"}
     assert await web.json("/readyz") == {"status": "ready"}
+
+
+async def test_what_is_sealed_is_told_and_a_sealed_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    async with serving(tmp_path) as web:
+        await web.market()
+        await web.trades((NOW - 60, 10.0), (NOW - 1, 11.0))
+        await web.stack.sealing.run()
+        found = await report(web)
+        (file,) = (tmp_path / "raw").iterdir()
+        assert found["status"] == "ok"
+        assert found["sealed"] == {
+            "seq": 1,
+            "files": 1,
+            "events": 2,
+            "bytes": file.stat().st_size,
+            "last": "2026-01-05T09:00:00.000+00:00",
+        }
+        assert found["journal"]["bytes"] < 100
+        metrics = await (await web.get("/metrics")).get_data(as_text=True)
+        assert "candled_sealed_events 2.0" in metrics
+        assert f"candled_sealed_bytes {float(file.stat().st_size)}" in metrics
+        assert "candled_sealing_failing 0.0" in metrics
+    file.unlink()
+    async with serving(tmp_path) as web:
+        found = await report(web, 503)
+        assert found["reasons"] == [f"sealed events: {file.name} (batches 1 to 1): it is missing"]
+        assert await web.json(f"/api/tradingview/history?symbol=GOLD&resolution=1&from={NOW - 600}&to={NOW}") != {}
