@@ -116,7 +116,9 @@ class _Description(Struct, frozen=True, forbid_unknown_fields=True):
     identity: str  # never shown on any wire: checksums start from it
 
 
-class _Segment(NamedTuple):
+class Segment(NamedTuple):
+    """A file of the journal, up to the end of its last whole record."""
+
     path: Path
     first_seq: int
     last_seq: int  # first_seq - 1 while it is empty
@@ -267,6 +269,16 @@ class Journal:
         begin = max(bisect_right(segments, seq + 1, key=lambda segment: segment.first_seq) - 1, 0)
         return self._since(segments[begin:], seq)
 
+    def segments(self) -> tuple[Segment, ...]:
+        """The files as they are now, oldest first; what they have up to their ends does not change any more."""
+        sealed, tail = self._state
+        return (*sealed, tail)
+
+    def check(self, segment: Segment) -> None:
+        """Read a segment, or a copy of one under another path, and see that its records are all there."""
+        for _ in self._since((segment,), segment.first_seq - 1):
+            pass
+
     def rotate(self) -> int:
         """Begin a segment, unless the last one is empty, so that all before it can be trimmed; the newest seq.
 
@@ -337,7 +349,7 @@ class Journal:
 
     # Writing
 
-    def _append(self, tail: _Segment, seq: int, buffers: list[memoryview], length: int) -> None:
+    def _append(self, tail: Segment, seq: int, buffers: list[memoryview], length: int) -> None:
         size = RECORD.size + length
         if tail.last_seq >= tail.first_seq and tail.end + size > self._segment_bytes:
             tail = self._next_segment(tail)
@@ -371,7 +383,7 @@ class Journal:
             if written:
                 buffers[0] = buffers[0][written:]
 
-    def _cut(self, tail: _Segment) -> None:
+    def _cut(self, tail: Segment) -> None:
         """Take back what was written of a record. Durably: bytes behind the next record would look like damage."""
         try:
             _ftruncate(self._file, tail.end)
@@ -379,7 +391,7 @@ class Journal:
         except OSError as error:
             self._break(f"cutting back to {tail.end}", tail.path, error)
 
-    def _next_segment(self, tail: _Segment) -> _Segment:
+    def _next_segment(self, tail: Segment) -> Segment:
         try:
             path = self._make_segment(tail.last_seq + 1)
         except OSError as error:
@@ -393,7 +405,7 @@ class Journal:
             self._break("beginning a segment", path, error)
         os.close(self._file)
         self._file = file
-        following = _Segment(path, tail.last_seq + 1, tail.last_seq, SEGMENT.size)
+        following = Segment(path, tail.last_seq + 1, tail.last_seq, SEGMENT.size)
         self._sealed_bytes += tail.end
         self._state = ((*self._state[0], tail), following)
         return following
@@ -477,7 +489,7 @@ class Journal:
             raise BrokenStore(f"journal: {path} is damaged: it needs an epoch and an identity of 32 hex digits")
         return described.epoch, identity
 
-    def _checked(self, path: Path) -> _Segment:
+    def _checked(self, path: Path) -> Segment:
         """A segment whose header says what its name and this journal say."""
         with path.open("rb", buffering=0) as file:
             header = file.read(SEGMENT.size)
@@ -494,9 +506,9 @@ class Journal:
             raise BrokenStore(f"journal: {path} belongs to another journal")
         if first != first_seq:
             raise BrokenStore(f"journal: {path} begins with record {first}, not with the one it is named after")
-        return _Segment(path, first_seq, first_seq - 1, end)
+        return Segment(path, first_seq, first_seq - 1, end)
 
-    def _recovered(self, tail: _Segment) -> tuple[_Segment, _Bad | None]:
+    def _recovered(self, tail: Segment) -> tuple[Segment, _Bad | None]:
         """The last segment as far as it is whole, cut there if a crash has left half a record."""
         whole, torn = tail._replace(end=SEGMENT.size), None
         file = os.open(tail.path, os.O_RDWR | os.O_CLOEXEC)
@@ -519,7 +531,7 @@ class Journal:
             os.close(file)
         return whole, torn
 
-    def _refuse_unless_torn(self, tail: _Segment, bad: _Bad) -> None:
+    def _refuse_unless_torn(self, tail: Segment, bad: _Bad) -> None:
         if bad.damage:
             raise _damaged(tail.path, bad, bad.damage)
         if bad.end is not None and bad.end < tail.end:
@@ -540,7 +552,7 @@ class Journal:
 
     # Reading
 
-    def _since(self, segments: tuple[_Segment, ...], seq: int) -> Iterator[tuple[int, memoryview]]:
+    def _since(self, segments: tuple[Segment, ...], seq: int) -> Iterator[tuple[int, memoryview]]:
         for segment in segments:
             last = segment.first_seq - 1
             try:
@@ -558,7 +570,7 @@ class Journal:
                 )
 
 
-def _records(segment: _Segment, identity: bytes, after: int) -> Iterator[tuple[int, int, memoryview]]:
+def _records(segment: Segment, identity: bytes, after: int) -> Iterator[tuple[int, int, memoryview]]:
     """The records of a segment up to its end: (offset, seq, payload), the payload empty for those up to `after`."""
     start = _start(identity, segment.first_seq)
     with segment.path.open("rb", buffering=0) as file:
