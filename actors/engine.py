@@ -21,6 +21,7 @@ from storage.calendar import Resolution
 from storage.commits import Commit
 from storage.events import Array
 from storage.histogram import Histogram, Times
+from storage.partials import Partials
 from storage.records import Market
 from storage.store import History
 
@@ -122,15 +123,21 @@ class Engine:
         self, market: Market, resolution: Resolution, start: int, end: int, count: int | None = None
     ) -> Window:
         """Bars of a market; sees everything that was committed before the call. See `MarketActor.window`."""
-        await self._caught_up()
+        await self.caught_up()
         actor = self._actor(market)
         return await actor.ask(lambda: actor.window(resolution, start, end, count))
+
+    async def late(self, market: Market, rung: int, start: int, end: int, applied: int) -> Partials | None:
+        """What a market has of a stored resolution beyond a snapshot of the store. See `Reading.late`."""
+        await self.caught_up()
+        actor = self._actor(market)
+        return await actor.ask(lambda: actor.late(rung, start, end, applied))
 
     async def subscribe(
         self, market: Market, resolution: Resolution, subscription: Subscription, *, bars: int, since: int | None
     ) -> Topic:
         """Join a stream of bars."""
-        await self._caught_up()
+        await self.caught_up()
         actor = self._actor(market)
         return await actor.ask(lambda: actor.subscribe(resolution, subscription, bars, since))
 
@@ -254,7 +261,8 @@ class Engine:
                 self._lived = np.concatenate([self._lived, np.zeros(slot + 1024, np.bool_)])
             self._lived[slot] = True
 
-    async def _caught_up(self) -> None:
+    async def caught_up(self) -> None:
+        """Return once everything that was committed before the call is folded and in the writer's hands."""
         wanted = self._committed
         while self._seq < wanted:
             self._hurry.set()

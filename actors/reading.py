@@ -111,6 +111,14 @@ class Reading:
         late = candle.table(self.kind, self.record.slot, states)
         return late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
 
+    async def late(self, stored: int, start: int, end: int, applied: int) -> Partials | None:
+        """What has come since a snapshot of the store, in buckets with start ≤ t < end; None where the store has come
+        further than that snapshot, which then has to be read again."""
+        if self._applied() > applied:
+            return None
+        late = self._late(stored, applied)
+        return late.take((late["t"] >= start) & (late["t"] < end))
+
     async def _ring(self, stored: int) -> Ring:
         """The ring of a stored resolution, filled from the store if it was not in memory."""
         ring = self._rings.get(stored)

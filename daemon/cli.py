@@ -204,7 +204,7 @@ def _import(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return DONE
         logs.configure(config.log_format, "warning")
-        with Progress("rows") as progress:
+        with Progress() as progress:
             tally = trio.run(importing.run, config, plan, some, progress, arguments.url, arguments.key)
     for problem in tally.errors:
         print(f"candled: {_harmless(problem)}", file=sys.stderr)
@@ -220,6 +220,37 @@ def _import(arguments: argparse.Namespace) -> int:
 
         _print_json(structs.asdict(tally))
     return FAILED if tally.rejected else DONE
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    import trio
+
+    from daemon import exporting, logs
+    from daemon.progress import Progress
+
+    config = _settings(arguments).config
+    to = Path(arguments.output) if arguments.output else None
+    wanted = exporting.Wanted(
+        market=arguments.market,
+        resolution=arguments.resolution,
+        start=arguments.start,
+        end=arguments.end,
+        format=exporting.format_of(arguments.format, to),
+        to=to,
+    )
+    logs.configure(config.log_format, "warning")
+    try:
+        with Progress() as progress:
+            size, seconds = trio.run(exporting.run, config, wanted, progress, arguments.url, arguments.key)
+    except ExceptionGroup as group:
+        first = _first(group)
+        if isinstance(first, BrokenPipeError):  # whoever reads us has had enough
+            raise first from None
+        raise
+    _tell(f"{to or 'standard output'}: {size:,} bytes in {seconds:.1f} s")
+    return DONE
 
 
 def _tell(*lines: str) -> None:
@@ -306,6 +337,32 @@ def _parser() -> Parser:
     importing.add_argument("--url", metavar="URL", help="a daemon elsewhere, instead of the data directory")
     importing.add_argument("--key", default=os.environ.get("CANDLED_KEY"), help="its ingest key (or CANDLED_KEY)")
     _json(importing)
+
+    exporting = _command(
+        commands,
+        "export",
+        _export,
+        "write the bars or the events of a market to a file (CSV, Parquet, Arrow, NDJSON) or to standard output",
+        "candled export --market BTC --resolution 1m --from 2024-01-01 --to 2024-02-01 -o btc.parquet",
+    )
+    exporting.add_argument("--market", metavar="M", required=True, help="the market")
+    what = exporting.add_mutually_exclusive_group(required=True)
+    what.add_argument("--resolution", metavar="R", help="bars: 1s 1m 5m 1h 4h 1d 1w 1M, or a name that charts use")
+    what.add_argument("--events", action="store_true", help="events, as `candled import` reads them")
+    exporting.add_argument(
+        "--from", dest="start", default="", metavar="TIME", help="ISO 8601 with a zone, a date (UTC) or Unix seconds"
+    )
+    exporting.add_argument(
+        "--to", dest="end", default="", metavar="TIME", help="the same; what begins then is left out"
+    )
+    exporting.add_argument(
+        "--format", choices=("csv", "parquet", "arrow", "ndjson"), help="default: what FILE is named, else csv"
+    )
+    exporting.add_argument("-o", "--output", metavar="FILE", help="where to write; has its name once it is whole")
+    exporting.add_argument("--url", metavar="URL", help="a daemon elsewhere, instead of the data directory")
+    exporting.add_argument(
+        "--key", default=os.environ.get("CANDLED_KEY"), help="its key: read, for events admin (or CANDLED_KEY)"
+    )
 
     check = _command(
         commands,

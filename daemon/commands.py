@@ -67,7 +67,7 @@ def revoke_token(config: Config, which: int) -> None:
 def refused_events(config: Config, limit: int) -> list[Reject]:
     """The newest dead letters, newest first."""
     if not config.rejects_file.exists():
-        _see_exists(config)
+        see_exists(config)
         return []
     with rejects.opened(config.rejects_file) as state:
         return rejects.listed(state, limit)
@@ -127,11 +127,12 @@ def make_folder(config: Config) -> None:
 
 
 def _existing_state(config: Config) -> State:
-    _see_exists(config)
+    see_exists(config)
     return State.open(config.state_file)
 
 
-def _see_exists(config: Config) -> None:
+def see_exists(config: Config) -> None:
+    """Raise NotThere where no candled has used the data directory."""
     _see_no_file(config)
     if not config.data.is_dir():
         raise NotThere(f"no data directory {config.data}; give the daemon's with --data")

@@ -81,7 +81,7 @@ class Sink(Protocol):
 class Reporter(Protocol):
     """Who is told how far it is."""
 
-    def begin(self, what: str, total: int, done: int) -> None: ...
+    def begin(self, what: str, total: int, done: int, unit: str) -> None: ...
     def advance(self, rows: int) -> None: ...
 
 
@@ -129,15 +129,20 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
     fingerprint = await trio.to_thread.run_sync(file.fingerprint)
     progress = _Progress(config.data / "imports", fingerprint, choices, plan.where)
     done = min(progress.done, total)
-    report.begin(path.name, total, done)
+    report.begin(path.name, total, done, "rows")
     if done >= total:
         return
+    names = [choice for choice in choices if choice.field in ("trade_id", "transaction_hash")]
+    numbered = not await trio.to_thread.run_sync(file.says, names, plan.where)
+    if numbered:
+        choices = [choice for choice in choices if choice not in names]
     batches = file.read(choices, plan.where, done, ROWS)
-    numbered = not {"trade_id", "transaction_hash"} & {choice.field for choice in choices}
     send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
     finished: dict[int, int] = {}  # chunks that overtook others: first row → rows
+    landed = trio.Event()
 
     async def sending(chunks: trio.MemoryReceiveChannel[tuple[int, pa.RecordBatch]]) -> None:
+        nonlocal landed
         async with chunks:
             async for at, batch in chunks:
                 body = await trio.to_thread.run_sync(_encoded, batch, fingerprint if numbered else "", at)
@@ -148,16 +153,23 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
                 finished[at] = batch.num_rows
                 while progress.done in finished:
                     progress.advance(finished.pop(progress.done))
+                landed.set()
+                landed = trio.Event()
                 tally.rows += batch.num_rows
                 report.advance(batch.num_rows)
 
     async with trio.open_nursery() as nursery, send, receive:
         for _ in range(FLYING):
             nursery.start_soon(sending, receive.clone())
-        at = done
+        at, instant = done, None
         while (batch := await trio.to_thread.run_sync(next, batches, None)) is not None:
+            times = batch.column("timestamp")
+            if times[0].as_py() == instant:
+                # Nothing but the order of their arrival may tell these rows from those before them.
+                while progress.done < at:
+                    await landed.wait()
             await send.send((at, batch))
-            at += batch.num_rows
+            at, instant = at + batch.num_rows, times[-1].as_py()
 
 
 def _encoded(batch: pa.RecordBatch, fingerprint: str, at: int) -> bytes:
@@ -216,14 +228,14 @@ async def _sink(config: Config, create: Kind | None, url: str | None, key: str |
             yield Direct(stack)
         return
     address = commands.address(config)
-    with _borrowed_key(config, "admin" if create else "ingest") as borrowed:
+    with borrowed_key(config, "admin" if create else "ingest", "import") as borrowed:
         yield Remote(address, borrowed, create)
 
 
 @contextmanager
-def _borrowed_key(config: Config, scope: str) -> Iterator[str]:
-    """A key for as long as the import runs."""
-    name = f"candled import, process {os.getpid()}"
+def borrowed_key(config: Config, scope: str, command: str) -> Iterator[str]:
+    """A key for as long as a command runs."""
+    name = f"candled {command}, process {os.getpid()}"
     key = commands.create_token(config, scope, name)
     try:
         yield key
@@ -267,10 +279,10 @@ class Remote:
             else:
                 if status == 200:
                     return answer
-                problem = f"{self._url.geturl()} answered {status}: {_told(answer)}"
+                problem = f"{self._url.geturl()} answered {status}: {told(answer)}"
                 if status not in (429, 503):
                     raise BadRequest(problem)
-                pause = _seconds(headers.get("Retry-After"))
+                pause = seconds_of(headers.get("Retry-After"))
             if trio.current_time() + pause > until:
                 raise Unavailable(f"{problem}; what was taken stays, start the same command again to go on")
             await trio.sleep(pause)
@@ -293,14 +305,16 @@ class Remote:
         return kind(self._url.hostname, self._url.port, timeout=60)
 
 
-def _told(answer: bytes) -> str:
+def told(answer: bytes) -> str:
+    """What a daemon says is wrong."""
     try:
         return str(json.loads(answer)["error"])
     except (ValueError, KeyError, TypeError):
         return answer[:200].decode(errors="replace")
 
 
-def _seconds(text: str | None) -> float:
+def seconds_of(text: str | None) -> float:
+    """How long a Retry-After wants us to wait, within reason."""
     try:
         return min(max(float(text or 1), 0.1), 30.0)
     except ValueError:

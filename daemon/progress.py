@@ -12,17 +12,17 @@ EVERY = 5.0  # seconds between lines
 class Progress:
     """Tells standard error; standard output is for what the command is asked for."""
 
-    def __init__(self, unit: str) -> None:
-        self._unit = unit
+    def __init__(self) -> None:
         self._stack = ExitStack()
         self._bar: _Bar | None = None
-        self._what, self._total, self._done = "", 0, 0
+        self._what, self._unit, self._done = "", "", 0
+        self._total: int | None = None
         self._began = self._told = 0.0
         self._skipped = 0
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            self._bar = self._stack.enter_context(_Bar(self._unit))
+            self._bar = self._stack.enter_context(_Bar())
         return self
 
     def __exit__(
@@ -30,14 +30,15 @@ class Progress:
     ) -> None:
         self._stack.close()
 
-    def begin(self, what: str, total: int, done: int) -> None:
-        """The next piece of work, of which so much was done by an earlier run."""
-        self._what, self._total, self._done, self._skipped = what, total, done, done
+    def begin(self, what: str, total: int | None, done: int, unit: str) -> None:
+        """The next piece of work, of which so much was done by an earlier run; nobody may know how much it is."""
+        self._what, self._unit = what, unit
+        self._total, self._done, self._skipped = total, done, done
         self._began = self._told = time.monotonic()
         if done:
             print(f"{what}: {done:,} {self._unit} were taken by an earlier run; going on behind them", file=sys.stderr)
         if self._bar is not None:
-            self._bar.begin(what, total, done)
+            self._bar.begin(what, total, done, unit)
 
     def advance(self, count: int) -> None:
         """So much more is done."""
@@ -47,18 +48,17 @@ class Progress:
         elif (now := time.monotonic()) - self._told >= EVERY:
             self._told = now
             rate = (self._done - self._skipped) / (now - self._began)
-            left = (self._total - self._done) / rate if rate else 0
-            print(
-                f"{self._what}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s, {left:,.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
+            of, left = "", ""
+            if self._total is not None:
+                of = f" of {self._total:,}"
+                left = f", {(self._total - self._done) / rate if rate else 0:,.0f} s left"
+            print(f"{self._what}: {self._done:,}{of} {self._unit}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
 
 
 class _Bar:
     """rich's, which is loaded only where it is seen."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
@@ -67,11 +67,11 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn(f"{unit}, {{task.fields[rate]}}/s"),
+            TextColumn("{task.fields[unit]}, {task.fields[rate]}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task("", total=None, rate="-")
+        self._task = self._progress.add_task("", total=None, rate="-", unit="")
         self._began, self._count = time.monotonic(), 0
 
     def __enter__(self) -> Self:
@@ -83,9 +83,9 @@ class _Bar:
     ) -> None:
         self._progress.stop()
 
-    def begin(self, what: str, total: int, done: int) -> None:
+    def begin(self, what: str, total: int | None, done: int, unit: str) -> None:
         self._began, self._count = time.monotonic(), 0
-        self._progress.reset(self._task, description=what, total=total, completed=done, rate="-")
+        self._progress.reset(self._task, description=what, total=total, completed=done, rate="-", unit=unit)
 
     def advance(self, count: int) -> None:
         self._count += count

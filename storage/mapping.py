@@ -35,10 +35,14 @@ NAMES: dict[str, tuple[str, ...]] = {
     "removed": ("removed",),
 }
 NEEDED = {"timestamp": (), "price": ("funding_rate", "open_interest", "index_price", "removed")}
-FIELDS = (
-    *(name for name in NAMES if name != "maker"),
-    *("volume", "leverage", "pnl", "position_id", "contract_address", "market_id"),
+# Taken from columns of just these names.
+OTHERS = (
+    *("volume", "leverage", "pnl", "position_id"),
+    *("total_long_size", "total_short_size", "bid_ask_spread", "market_depth"),
 )
+FIELDS = (*(name for name in NAMES if name != "maker"), *OTHERS, "contract_address", "market_id")
+# Texts that may look like something else: 007 is not 7 where it names a trade.
+TEXTS = ("market_symbol", "trade_id", "transaction_hash", "user_address", "position_id")
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}  # microseconds in each
 
 
@@ -86,6 +90,8 @@ def chosen(file: Shape, given: Sequence[tuple[str, str]], market: str, times: Ti
             continue
         if field == "size" and "volume" in asked and "size" not in asked:
             continue
+        if field == "volume" and "volume" not in asked and _guess(columns, "size") != "size":
+            continue  # it may be another's name for the size, or count another currency
         found.append(_choice(field, column, file, times))
     have = {choice.field for choice in found}
     if "side" not in have and "is_long" not in have and (maker := _guess(columns, "maker")):
@@ -105,6 +111,8 @@ def chosen(file: Shape, given: Sequence[tuple[str, str]], market: str, times: Ti
 
 def _guess(columns: Mapping[str, str], field: str) -> str | None:
     plain = {re.sub(r"[_\s-]", "", name).lower(): name for name in reversed(list(columns))}
+    if field in OTHERS:
+        return field if field in columns else None
     return next((plain[name] for name in NAMES.get(field, ()) if name in plain), None)
 
 

@@ -39,7 +39,8 @@ class Told:
         self.begun: list[tuple[str, int, int]] = []
         self.rows = 0
 
-    def begin(self, what: str, total: int, done: int) -> None:
+    def begin(self, what: str, total: int, done: int, unit: str) -> None:
+        assert unit == "rows"
         self.begun.append((what, total, done))
 
     def advance(self, rows: int) -> None:
@@ -248,7 +249,7 @@ async def test_a_market_that_is_not_there_ends_it_at_once(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.xlsx", b"x", "expected a file named .csv, .parquet, .ndjson or .jsonl"),
+        ("a.xlsx", b"x", "expected a file named .csv, .parquet, .ndjson, .jsonl or .arrow"),
         ("a.parquet", b"not parquet", "a.parquet: "),
         ("a.csv.gz", b"not gzip", "a.csv.gz: "),
         ("missing.csv", None, "missing.csv: no such file"),
