@@ -164,6 +164,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         archivist=stack.archivist,
         sealing=stack.sealing,
         janitor=stack.janitor,
+        backups=stack.backups,
         settings=settings,
         not_ready=not_ready,
     )

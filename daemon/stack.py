@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from actors.archivist import Archivist
 from actors.background import Background
+from actors.backups import Backups
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -20,8 +21,9 @@ from actors.registry import Keys, Registry
 from actors.rounds import Round, flushed
 from actors.sealing import Sealing
 from actors.writer import Writer
+from daemon import __version__
 from daemon.recovery import Recovered, Recovery
-from storage import answers, candles, keys, ledger, manifest, markets, rejects
+from storage import answers, backup, candles, keys, ledger, manifest, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
 from storage.database import Database, Door
 from storage.events import Array
@@ -69,6 +71,7 @@ class Stack:
     intake: Intake
     sealing: Sealing
     archivist: Archivist
+    backups: Backups
     janitor: Janitor
     recovered: Recovered
 
@@ -158,7 +161,9 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             lingers=2 * settings.query_seconds,
         )
         archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
-        janitor = Janitor([sealing, archivist], now=now)
+        source = backup.Source(data, journal, state, told, {}, __version__)
+        backups = Backups(source, lambda: database.read(backup.named), Background())
+        janitor = Janitor([sealing, archivist, backups], now=now)
         stack = Stack(
             door,
             state,
@@ -175,6 +180,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             intake,
             sealing,
             archivist,
+            backups,
             janitor,
             recovered,
         )

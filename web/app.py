@@ -18,6 +18,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
 from web import auth, coding, context, metrics, ui
+from web.admin import admin
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
 from web.health import health
@@ -100,7 +101,7 @@ class App(QuartTrio):
         self.config["RESPONSE_TIMEOUT"] = None
         self.url_map.strict_slashes = self.url_map.merge_slashes = False
         self.url_map.converters["symbol"] = Symbol
-        for blueprint in (udf, ingest, markets, health, metrics.metrics, sockets, ui.ui):
+        for blueprint in (udf, ingest, markets, health, metrics.metrics, sockets, admin, ui.ui):
             self.register_blueprint(blueprint)
         self.register_error_handler(Exception, answered)
         self.register_error_handler(HTTPException, answered)

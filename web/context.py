@@ -14,6 +14,7 @@ from quart import request as quart_request
 from quart_trio.wrappers import TrioRequest
 
 from actors.archivist import Archivist
+from actors.backups import Backups
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -83,6 +84,7 @@ class Services:
     archivist: Archivist
     sealing: Sealing
     janitor: Janitor
+    backups: Backups
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
 

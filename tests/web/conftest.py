@@ -103,6 +103,7 @@ async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncItera
                 database=stack.database,
                 store=stack.store,
                 hub=stack.hub,
+                backups=stack.backups,
                 archivist=stack.archivist,
                 sealing=stack.sealing,
                 janitor=stack.janitor,
