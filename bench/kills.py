@@ -293,7 +293,7 @@ class Killing:
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.3)
             if instant in PARTS:
-                wait = 0.0 if instant in ("commit", "spill") else chance.random() * 0.03
+                wait = 0.0 if instant in ("commit", "spill", "rename", "adopt", "unlink") else chance.random() * 0.03
                 while not marks.inside(instant) and time.monotonic() < deadline:
                     pass
                 time.sleep(wait)

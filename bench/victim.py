@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # a life that is killed while it starts should be killed in c
     from storage.calendar import Resolution
     from storage.records import Market
 
-PARTS = ("commit", "flush", "recovery", "compaction", "spill")  # of these a kill may fall into the middle
+# Of these a kill may fall into the middle.
+PARTS = ("commit", "flush", "recovery", "compaction", "spill", "archive", "rename", "adopt", "unlink")
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 
 
@@ -66,14 +67,17 @@ class Marks:
 
 def watch(marks: Marks) -> None:
     """Mark what runs, and have the rare parts run often: few identities in memory, bars put in order soon."""
+    from actors.archivist import Archivist
+    from actors.janitor import Janitor
     from actors.writer import Writer
-    from storage import candles, flush
+    from storage import archive, candles, flush, parquet
     from storage.database import Database
     from storage.identities import Identities
     from storage.journal import Journal
 
     append, write, spill = Journal.append, Database._write, Identities.spill
-    known: dict[object, str] = {flush.apply: "flush", candles.compact: "compaction"}
+    known: dict[object, str] = {flush.apply: "flush", candles.compact: "compaction", archive.adopt: "adopt"}
+    write_bars, rename, unlink = archive.write, parquet.Writer.rename, archive.unlink
 
     def marked_append(self: Journal, seq: int, parts: Sequence[bytes | memoryview]) -> None:
         with marks.within("commit"):
@@ -89,9 +93,28 @@ def watch(marks: Marks) -> None:
         with marks.within("spill"):
             spill(self)
 
+    def marked_write_bars(*given: Any) -> Any:
+        with marks.within("archive"):
+            return write_bars(*given)
+
+    def marked_rename(self: parquet.Writer) -> None:
+        with marks.within("rename"):
+            rename(self)
+
+    def marked_unlink(root: Path, parts: Any) -> None:
+        with marks.within("unlink"):
+            unlink(root, parts)
+
+    archive.write = marked_write_bars  # type: ignore[assignment]
+    parquet.Writer.rename = marked_rename  # type: ignore[method-assign]
+    archive.unlink = marked_unlink
+    assert Archivist.__init__.__kwdefaults__ is not None
+    Archivist.__init__.__kwdefaults__["every"] = 0.2
     Journal.append = marked_append  # type: ignore[method-assign]
     Database._write = marked_write  # type: ignore[method-assign]
     Identities.spill = marked_spill  # type: ignore[method-assign]
+    assert Janitor.__init__.__kwdefaults__ is not None
+    Janitor.__init__.__kwdefaults__["beat"] = 0.05
     assert Writer.__init__.__kwdefaults__ is not None
     Writer.__init__.__kwdefaults__["recent_rows"] = 300
     Identities.open.__func__.__kwdefaults__["limit"] = 500  # type: ignore[attr-defined]
@@ -124,7 +147,7 @@ async def live(data: Path, marks: Marks) -> None:
             told = await stack.intake.submit(body, "application/json", key=asked["key"])
             say(n=asked["n"], answer=msgspec.Raw(told))
 
-    settings = StackSettings(data=data, flush_seconds=0.1, create="spot")
+    settings = StackSettings(data=data, flush_seconds=0.1, archive_quiet=0, create="spot")
     starting = ExitStack()
     starting.enter_context(marks.within("recovery"))
     async with opened(settings) as stack:

@@ -22,3 +22,14 @@ def test_nothing_acknowledged_is_lost_or_counted_twice_whenever_the_process_is_k
     assert all(killing.counts[f"in {part}"] for part in wanted), killing.counts
     assert killing.counts["acknowledged"] > 20
     assert killing.counts["verified"] >= 4
+
+
+def test_no_bar_is_lost_or_doubled_when_the_process_is_killed_while_bars_move_to_the_archive(tmp_path: Path) -> None:
+    killing = Killing(tmp_path, seed=4)
+    wanted = ["archive", "rename", "adopt", "unlink"]
+    while killing.counts["kills"] < MOST and (missed := [p for p in wanted if not killing.counts[f"in {p}"]]):
+        killing.kill(missed[killing.counts["kills"] % len(missed)])
+    killing.end()
+    assert all(killing.counts[f"in {part}"] for part in wanted), killing.counts
+    assert killing.counts["acknowledged"] > 20
+    assert killing.counts["verified"] >= 4
