@@ -17,7 +17,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from web import auth, coding, context, metrics, ui
+from web import auth, coding, context, export, metrics, ui
 from web.admin import admin
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
@@ -26,6 +26,7 @@ from web.ingest import ingest
 from web.limits import Limiter
 from web.markets import Symbol, markets
 from web.sockets import sockets
+from web.streamed import Streamed
 from web.udf import udf
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,10 @@ LINGER = 2.0  # seconds that a body is read on after its request was refused
 PACKING = 2  # large answers that are compressed at a time
 UPLOADING = ("POST", "PUT", "PATCH")
 
-EXPOSED = "X-Cursor, X-Request-Id, ETag, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+EXPOSED = (
+    "X-Cursor, X-Request-Id, ETag, Content-Disposition, "
+    "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
+)
 READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match"
 
@@ -75,8 +79,18 @@ class Connection(TrioASGIHTTPConnection):
     async def _send_response(self, send: Any, response: ResponseTypes) -> None:
         """The head, and the body with its end in one."""
         assert isinstance(response, Response)  # as `full_dispatch_request` has it
+        try:
+            await self._send(send, response)
+        finally:
+            if isinstance(response, Streamed):
+                await response.give_up()
+
+    async def _send(self, send: Any, response: Response) -> None:
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+        if isinstance(response, Streamed) and self.scope["method"] != "HEAD":
+            await response.send(send, self.scope)
+            return
         data = await response.get_data(as_text=False)
         await send({"type": "http.response.body", "body": data, "more_body": False})
 
@@ -101,7 +115,8 @@ class App(QuartTrio):
         self.config["RESPONSE_TIMEOUT"] = None
         self.url_map.strict_slashes = self.url_map.merge_slashes = False
         self.url_map.converters["symbol"] = Symbol
-        for blueprint in (udf, ingest, markets, health, metrics.metrics, sockets, admin, ui.ui):
+        self.extensions[export.EXTENSION] = export.Exports(services)
+        for blueprint in (udf, ingest, export.export, markets, health, metrics.metrics, sockets, admin, ui.ui):
             self.register_blueprint(blueprint)
         self.register_error_handler(Exception, answered)
         self.register_error_handler(HTTPException, answered)
@@ -168,6 +183,8 @@ class App(QuartTrio):
         status = response.status_code
         size = 0 if asked.method == "HEAD" else response.content_length or 0
         self.requests.observe(route, status, seconds, size)
+        if isinstance(response, Streamed):
+            response.sent = lambda count: self.requests.sent(route, count)
         level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
         if log.isEnabledFor(level):
             took = f"{1000 * seconds:.1f} ms"

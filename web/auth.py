@@ -18,6 +18,7 @@ WANTED: dict[str, Scope | None] = {
     "ui.file": None,
     "ingest.events": "ingest",
     "admin.backup_progress": "admin",
+    "export.events": "admin",  # they name traders
 }
 LOOKING = ("GET", "HEAD")
 

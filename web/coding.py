@@ -11,6 +11,7 @@ import zstandard
 from quart import Response
 
 from web.context import EMPTY, Request
+from web.streamed import Packer, Streamed
 
 Coding = Literal["zstd", "gzip"]
 
@@ -19,7 +20,10 @@ LEVEL = (
     1  # a history of 1500 bars, 76 KB: zstd 19 KB in 0.1 ms, gzip 28 KB in 0.4 ms; higher levels cost more than bytes
 )
 INLINE: dict[Coding, int] = {"zstd": 256 << 10, "gzip": 64 << 10}  # bytes that take about 0.4 ms; more, on a thread
-COMPRESSIBLE = ("application/json", "text/", "application/javascript", "image/svg+xml")
+COMPRESSIBLE = (
+    *("application/json", "text/", "application/javascript", "image/svg+xml"),
+    *("application/x-ndjson", "application/vnd.apache.arrow"),
+)
 WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 LEAST = 0.0005  # below every weight but 0: that of an answer as it is, where nobody speaks of it
 
@@ -35,6 +39,13 @@ def _gzip(data: bytes) -> bytes:
 
 # Of codings that a client likes as much, the first is taken.
 CODINGS: dict[Coding, Callable[[bytes], bytes]] = {"zstd": _zstd, "gzip": _gzip}
+
+
+# For a body that comes in pieces.
+STREAMS: dict[Coding, Callable[[], Packer]] = {
+    "zstd": lambda: zstandard.ZstdCompressor(level=LEVEL).compressobj(),
+    "gzip": lambda: zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS),
+}
 
 
 class Accepted(NamedTuple):
@@ -74,6 +85,10 @@ async def encode(asked: Request, response: Response, threads: trio.CapacityLimit
         return
     coding, plain = accepted(header)
     if coding is None or not headers.get("Content-Type", "").startswith(COMPRESSIBLE):
+        return
+    if isinstance(response, Streamed):
+        response.pack(STREAMS[coding](), threads)
+        headers["Content-Encoding"] = coding
         return
     data = await response.get_data(as_text=False)
     if not data or (plain and len(data) < SMALL):

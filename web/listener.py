@@ -32,6 +32,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_st
 
 from actors.hub import Hub
 from web.outbox import PING, Outbox, Transport, WsLimits, forsake
+from web.streamed import CUT
 
 log = logging.getLogger(__name__)
 
@@ -294,7 +295,7 @@ class Door:
                 if isinstance(stream, trio.SSLStream)
                 else Rewound(stream, data, HTTP_STALLED_SECONDS)
             )
-            state = ConnectionState(self._state.copy())
+            state = ConnectionState({**self._state, CUT: lambda: forsake(raw)})
             # A context that has ended closes the connection before its first answer.
             config, context = (self._last, WorkerContext(None)) if self._draining else (self._config, self._context)
             await TCPServer(self._app, config, context, state, rewound).run()  # type: ignore[arg-type] # has what it uses of an SSLStream

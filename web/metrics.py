@@ -45,6 +45,10 @@ class Requests:
         times.observe(seconds)
         self._bytes[route] = self._bytes.get(route, 0) + size
 
+    def sent(self, route: str, size: int) -> None:
+        """Count bytes of an answer that goes on."""
+        self._bytes[route] += size
+
     def collect(self) -> Iterator[Metric]:
         """The counts as Prometheus sees them."""
         answers = CounterMetricFamily(
