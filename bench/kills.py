@@ -157,13 +157,13 @@ class Wrong(Exception):
 class Process:
     """One life of the daemon."""
 
-    def __init__(self, data: Path, marks: Marks) -> None:
+    def __init__(self, data: Path, marks: Marks, instant: str = "") -> None:
         marks.clear()
         self.marks = marks
         self.errors = data.with_name("victim.log")
         with self.errors.open("ab") as errors:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "bench.victim", str(data), str(data.with_name("marks"))],
+                [sys.executable, "-m", "bench.victim", str(data), str(data.with_name("marks")), instant],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -248,7 +248,7 @@ class Killing:
 
     def kill(self, instant: str) -> None:
         """One life: start, see that all is there, go on sending, and be killed at `instant`: one of PARTS, or "any"."""
-        process = Process(self._data, self._marks)
+        process = Process(self._data, self._marks, instant)
         killer = threading.Thread(target=self._strike, args=(process, instant))
         killer.start()
         try:
@@ -293,7 +293,8 @@ class Killing:
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.3)
             if instant in PARTS:
-                wait = 0.0 if instant in ("commit", "spill", "rename", "adopt", "unlink") else chance.random() * 0.03
+                at_once = ("commit", "spill", "move", "trim", "rename", "adopt", "unlink")
+                wait = 0.0 if instant in at_once else chance.random() * 0.03
                 while not marks.inside(instant) and time.monotonic() < deadline:
                     pass
                 time.sleep(wait)

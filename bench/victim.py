@@ -1,10 +1,11 @@
 """A process to be killed: the stack below the web layer, fed by lines on stdin, that marks what it is in the middle of.
 
-    python -m bench.victim DATA MARKS
+    python -m bench.victim DATA MARKS [INSTANT]
 
 Each line is a request, `{"n": 1, "events": [...], "key": "k"}` or `{"n": 2, "read": ["GOLD", "1"]}`, and each is
 answered by a line with its `n`, once its events are acknowledged. The first line out says what was recovered; the end
 of stdin is a clean end. MARKS is a file of counters: how often each of PARTS was begun and how often it was ended.
+INSTANT, one of PARTS, is had often.
 """
 
 import mmap
@@ -17,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
+from msgspec import structs
 
 if TYPE_CHECKING:  # a life that is killed while it starts should be killed in candled, not in its imports
     from actors.engine import Engine
     from storage.calendar import Resolution
     from storage.records import Market
 
-# Of these a kill may fall into the middle.
-PARTS = ("commit", "flush", "recovery", "compaction", "spill", "archive", "rename", "adopt", "unlink")
+MOVES = ("archive", "rename", "adopt", "unlink")  # of bars to the archive
+# Of these a kill may fall into the middle. "move" is what comes between the name of a sealed file and its transaction.
+PARTS = ("commit", "flush", "recovery", "compaction", "spill", "seal", "move", "trim", "merge", *MOVES)
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 
 
@@ -66,16 +69,20 @@ class Marks:
 
 
 def watch(marks: Marks) -> None:
-    """Mark what runs, and have the rare parts run often: few identities in memory, bars put in order soon."""
+    """Mark what runs, and have rare parts run often: few identities in memory, bars put in order soon, short days."""
+    from actors import background, sealing
     from actors.archivist import Archivist
     from actors.janitor import Janitor
+    from actors.sealing import Sealing
     from actors.writer import Writer
     from storage import archive, candles, flush, parquet
     from storage.database import Database
     from storage.identities import Identities
     from storage.journal import Journal
+    from storage.store import Store
 
     append, write, spill = Journal.append, Database._write, Identities.spill
+    trim, seal, merge, moved = Journal.trim, Sealing._write, Sealing._merge, Store.seal
     known: dict[object, str] = {flush.apply: "flush", candles.compact: "compaction", archive.adopt: "adopt"}
     write_bars, rename, unlink = archive.write, parquet.Writer.rename, archive.unlink
 
@@ -92,6 +99,31 @@ def watch(marks: Marks) -> None:
     def marked_spill(self: Identities) -> None:
         with marks.within("spill"):
             spill(self)
+
+    def marked_trim(self: Journal, seq: int) -> int:
+        with marks.within("trim"):
+            return trim(self, seq)
+
+    def marked_seal(self: Sealing, pause: Any, first: int, last: int) -> Any:
+        with marks.within("seal"):
+            return seal(self, pause, first, last)
+
+    async def marked_move(self: Store, file: Any) -> None:
+        with marks.within("move"):
+            await moved(self, file)
+
+    async def marked_merge(self: Sealing, some: Any) -> None:
+        with marks.within("merge"):
+            await merge(self, some)
+
+    Journal.trim = marked_trim  # type: ignore[method-assign]
+    Sealing._write = marked_seal  # type: ignore[method-assign]
+    Sealing._merge = marked_merge  # type: ignore[method-assign]
+    Store.seal = marked_move  # type: ignore[method-assign]
+    sealing.DAY = 4
+    background._step_back = lambda: None  # a life is too short for giving way
+    assert Janitor.__init__.__kwdefaults__ is not None
+    Janitor.__init__.__kwdefaults__["beat"] = 0.05
 
     def marked_write_bars(*given: Any) -> Any:
         with marks.within("archive"):
@@ -113,14 +145,12 @@ def watch(marks: Marks) -> None:
     Journal.append = marked_append  # type: ignore[method-assign]
     Database._write = marked_write  # type: ignore[method-assign]
     Identities.spill = marked_spill  # type: ignore[method-assign]
-    assert Janitor.__init__.__kwdefaults__ is not None
-    Janitor.__init__.__kwdefaults__["beat"] = 0.05
     assert Writer.__init__.__kwdefaults__ is not None
     Writer.__init__.__kwdefaults__["recent_rows"] = 300
     Identities.open.__func__.__kwdefaults__["limit"] = 500  # type: ignore[attr-defined]
 
 
-async def live(data: Path, marks: Marks) -> None:
+async def live(data: Path, marks: Marks, instant: str) -> None:
     """Recover, answer every line, and end with the last."""
     from daemon.stack import Stack, StackSettings, opened
     from storage.calendar import parse
@@ -147,7 +177,12 @@ async def live(data: Path, marks: Marks) -> None:
             told = await stack.intake.submit(body, "application/json", key=asked["key"])
             say(n=asked["n"], answer=msgspec.Raw(told))
 
-    settings = StackSettings(data=data, flush_seconds=0.1, archive_quiet=0, create="spot")
+    settings = StackSettings(data=data, flush_seconds=0.1, create="spot")
+    # Only one of them often: each may take as long as a life.
+    if instant in MOVES:
+        settings = structs.replace(settings, archive_quiet=0.0)
+    else:
+        settings = structs.replace(settings, seal_seconds=0.2)
     starting = ExitStack()
     starting.enter_context(marks.within("recovery"))
     async with opened(settings) as stack:
@@ -176,4 +211,4 @@ async def _all_bars(engine: "Engine", market: "Market", resolution: "Resolution"
 if __name__ == "__main__":
     shared = Marks(Path(sys.argv[2]))
     watch(shared)
-    trio.run(live, Path(sys.argv[1]), shared)
+    trio.run(live, Path(sys.argv[1]), shared, sys.argv[3] if len(sys.argv) > 3 else "")

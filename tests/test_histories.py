@@ -30,11 +30,11 @@ EVERY = [*STORED, *MERGED]
 EXAMPLES = settings().max_examples
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # making a failing history shorter would take many minutes
 
-Turn = Literal["go on", "flush", "compact", "archive", "restart", "crash", "lose the store"]
+Turn = Literal["go on", "flush", "compact", "archive", "seal", "restart", "crash", "lose the store"]
 History = list[tuple[list[Request], Turn]]
 Cut = tuple[str, str, int, int, bool]  # symbol, resolution, first bar, count, and whether to count backwards
 
-ALL: list[Turn] = ["go on", "flush", "compact", "archive", "restart", "crash", "lose the store"]
+ALL: list[Turn] = ["go on", "flush", "compact", "archive", "seal", "restart", "crash", "lose the store"]
 turns: st.SearchStrategy[Turn] = st.sampled_from(ALL)
 histories = st.lists(st.tuples(requests(), turns), min_size=1, max_size=4)
 symbols = st.sampled_from(sorted(PLACES))
@@ -153,7 +153,9 @@ async def archived(stack: Stack) -> None:
 
 async def lived(data: Path, life: Life, history: History, some: list[str], cuts: list[Cut]) -> None:
     """A whole history, looked at in every state it comes to."""
-    turns = iter([*history, ([], "flush"), ([], "restart"), ([], "archive"), ([], "restart"), ([], "go on")])
+    turns = iter(
+        [*history, ([], "flush"), ([], "restart"), ([], "seal"), ([], "archive"), ([], "restart"), ([], "go on")]
+    )
     left = len(history)
     going = True
     copies = 0
@@ -167,12 +169,15 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
                 await life.look(stack, EVERY if left == 1 or left < 0 else some)
                 await life.parts(stack, cuts)
                 left -= 1
-                if turn in ("flush", "compact", "archive"):
+                if turn in ("flush", "compact", "archive", "seal"):
                     await flush(stack)
                     if turn == "compact":
                         await compacted(stack)
                     elif turn == "archive":
                         await archived(stack)
+                    elif turn == "seal":
+                        await stack.sealing.run()
+                        assert stack.journal.first_seq == life.model.seq + 1
                     await life.look(stack, some)
                     await life.come_back(stack)
                 elif turn == "crash":
@@ -180,7 +185,7 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
                     copy = data.with_name(f"data{copies}")
                     shutil.copytree(data, copy)
                     data = copy
-                if turn not in ("go on", "flush", "compact", "archive"):
+                if turn not in ("go on", "flush", "compact", "archive", "seal"):
                     going = True
                     break
         if turn == "lose the store":

@@ -4,14 +4,14 @@ from pathlib import Path
 
 from bench.kills import Killing
 
-INSTANTS = ("any", "commit", "flush", "recovery", "any", "compaction", "commit", "spill", "recovery", "flush")
-KILLS = 12  # more only where none fell into the middle of something
-MOST = 20
+INSTANTS = ("any", "seal", "commit", "move", "flush", "recovery", "trim", "compaction", "merge", "spill", "recovery")
+KILLS = 14  # more only where none fell into the middle of something
+MOST = 30
 
 
 def test_nothing_acknowledged_is_lost_or_counted_twice_whenever_the_process_is_killed(tmp_path: Path) -> None:
     killing = Killing(tmp_path, seed=2)
-    wanted = ["commit", "flush", "recovery"]
+    wanted = ["commit", "flush", "recovery", "seal", "move", "trim"]
     for instant in INSTANTS:
         killing.kill(instant)
     while killing.counts["kills"] < MOST and (missed := [p for p in wanted if not killing.counts[f"in {p}"]]):
