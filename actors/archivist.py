@@ -85,9 +85,16 @@ class Archivist:
         """Move what may be moved, one partition after the other."""
         self._next = self._now() + self._every
         await self._examine()
+        failed: CandledError | None = None
         for where in await self._ready():
-            await self._move(where)
+            try:
+                await self._move(where)
+            except CandledError as error:  # the others can be moved all the same
+                log.error("archive: %s: %s", where, error)
+                failed = failed or error
         await self._count()
+        if failed is not None:
+            raise failed
 
     def statistics(self) -> ArchivistStatistics:
         """Counters for metrics and health."""

@@ -15,7 +15,7 @@ from duckdb import DuckDBPyConnection as Connection
 from msgspec import structs
 
 from storage import parquet, partitions, schema
-from storage.errors import CandledError
+from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.measures import MEASURES, Rule
 from storage.partials import FIELDS, Partials, decimal_words, from_arrow
@@ -24,7 +24,7 @@ from storage.partitions import BrokenPartition, Part, Partition, Words
 log = logging.getLogger(__name__)
 
 EVER = 2**61  # further than any bar
-STEP_BYTES = 48 << 20  # of rows that are summed at a time
+STEP_BYTES = 16 << 20  # of rows that are summed at a time
 PART_ROWS = 400_000  # a file is finished once it has so many
 DAY = 86400
 
@@ -265,7 +265,8 @@ def waiting(db: Connection, before: int) -> list[Waiting]:
 def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Moved:
     """Write new files of a partition with everything that is known of it; nothing refers to them yet.
 
-    Raises BrokenPartition where its present files cannot be read, OSError where there is no room.
+    Raises BrokenPartition where its present files cannot be read, OSError where there is no room, Unavailable where
+    there is no memory.
     """
     writers: list[parquet.Writer] = []
     with snapshot() as db, _summing(partitions.folder(db)) as adder:
@@ -299,10 +300,12 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Mov
             for writer in writers:
                 writer.rename()
             _sync_folders(root, folder)
-        except BaseException:
+        except BaseException as error:
             for writer in writers:
                 writer.give_up()
                 writer.path.unlink(missing_ok=True)
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise Unavailable(f"{where} could not be summed: {error}") from error
             raise
     return Moved(where, parts, old, rows, seq)
 

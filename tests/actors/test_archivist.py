@@ -9,7 +9,10 @@ from actors.archivist import Archivist
 from actors.background import Background
 from actors.reading import Window
 from daemon.stack import Stack
+from storage import archive
+from storage.archive import Moved, Pause, Snapshot
 from storage.calendar import parse
+from storage.errors import BrokenStore
 from storage.partitions import BrokenPartition, Partition
 from tests.stacks import NOON, flush, removed, running, say, trade
 
@@ -158,6 +161,28 @@ async def test_a_market_whose_older_bars_cannot_be_read_has_its_newer_ones(tmp_p
         with pytest.raises(BrokenPartition):
             await minutes(stack, day - DAY, clock.at)
         assert (await minutes(stack, MIDNIGHT, day - DAY)).time == [NOON, NOON + DAY, NOON + 2 * DAY]
+
+
+async def test_what_cannot_be_moved_holds_nothing_else_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = archive.write
+
+    def refused(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Moved:
+        if where.rung == 60:
+            raise BrokenStore("not what was written")
+        return write(pause, snapshot, where, now)
+
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0))
+        await flush(stack)
+        job = archivist(stack, Clock(NOON + 60 * DAY), quiet=0)
+        monkeypatch.setattr(archive, "write", refused)
+        with pytest.raises(BrokenStore, match="not what was written"):
+            await job.run()
+        assert (job.statistics().moved, job.statistics().waiting) == (5, 1)
+        monkeypatch.undo()
+        await job.run()
+        assert (job.statistics().moved, job.statistics().waiting) == (6, 0)
+        assert (await minutes(stack)).time == [NOON]
 
 
 async def test_what_a_stream_follows_goes_on_beside_a_file_that_is_gone(tmp_path: Path) -> None:
