@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from actors.background import Background, Pause
 from storage import sealed
-from storage.commits import Commit, decode
+from storage.commits import Commit, Dead, dead, decode
 from storage.sealed import Sealed
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Target(Protocol):
     """What is asked of the store."""
 
     async def seal(self, file: Sealed) -> None: ...
+    async def remember(self, dead: Sequence[tuple[int, Dead]]) -> None: ...
     async def merge(self, file: Sealed, instead: Sequence[Sealed]) -> None: ...
 
 
@@ -117,6 +118,9 @@ class Sealing:
         self._let_go()
         last = await self._background.run(lambda _: self._journal.rotate())
         await self._flushed(last)
+        if not self._files:
+            # A store of before events were sealed has not noted which of them were taken back.
+            await self._store.remember(await self._background.run(self._dead, last))
         while self.through < last:
             await self._seal(last)
         self._trimmed += await self._background.run(lambda _: self._journal.trim(self.through))
@@ -129,6 +133,15 @@ class Sealing:
         self._files.append(file)
         self._sealed_events += file.events
         log.info("sealed %d events, batches %d to %d, %d bytes", file.events, file.first, file.last, file.bytes)
+
+    def _dead(self, pause: Pause, last: int) -> list[tuple[int, Dead]]:
+        found: list[tuple[int, Dead]] = []
+        for seq, record in self._journal.since(self._journal.first_seq - 1):
+            if seq > last:
+                break
+            found += [(seq, one) for one in dead(record)]
+            pause()
+        return found
 
     def _write(self, pause: Pause, first: int, last: int) -> Sealed:
         """One file of batches from `first` on, as many as make enough events, but none after `last`. Blocks."""

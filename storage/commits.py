@@ -63,6 +63,12 @@ def encode(commit: Commit) -> list[bytes | memoryview]:
     return [len(head).to_bytes(4, "little"), head, memoryview(sink.getvalue())]
 
 
+def dead(record: bytes | memoryview) -> Sequence[Dead]:
+    """What a journal record took back; its events are not looked at."""
+    view = memoryview(record)
+    return msgspec.msgpack.decode(view[4 : 4 + int.from_bytes(view[:4], "little")], type=_Head).dead
+
+
 def decode(seq: int, record: bytes | memoryview) -> Commit:
     """The inverse of `encode`."""
     view = memoryview(record)

@@ -71,11 +71,21 @@ def damage(db: Connection, file: Sealed, why: str) -> None:
 
 def take_back(db: Connection, dead: Sequence[tuple[int, Dead]]) -> None:
     """Note that these events are no more, each with the seq that took it back: files go on holding them."""
+    if not dead:
+        return
     pos, market, ts, seq = (
         pa.array(column) for column in zip(*((one.pos, one.market, one.ts, seq) for seq, one in dead), strict=True)
     )
     rows = pa.table({"pos": pos, "market": market, "ts": ts, "seq": seq})  # noqa: F841 - DuckDB reads it by its name
     db.execute("INSERT INTO dead BY NAME SELECT * FROM rows")
+
+
+def remember(db: Connection, dead: Sequence[tuple[int, Dead]]) -> None:
+    """Note what was taken back before this database noted such things."""
+    if dead:
+        places = np.array([one.pos for _, one in dead], np.int64)
+        alive = living(db, places)
+        take_back(db, [one for one, new in zip(dead, alive.tolist(), strict=True) if new])
 
 
 def living(db: Connection, places: Array) -> Array:

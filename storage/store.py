@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from storage import archive, candles, flush, ledger, manifest, partitions
 from storage.archive import Moved, Snapshot, Waiting
+from storage.commits import Dead
 from storage.database import Database
 from storage.events import Array, Events
 from storage.flush import Flush
@@ -134,6 +135,10 @@ class Store:
     async def seal(self, file: Sealed) -> None:
         """Have the events of a sealed file read from there."""
         await self._db.write(manifest.seal, file)
+
+    async def remember(self, dead: Sequence[tuple[int, Dead]]) -> None:
+        """Note what was taken back, so far as that is not noted."""
+        await self._db.write(manifest.remember, dead)
 
     async def merge(self, file: Sealed, instead: Sequence[Sealed]) -> None:
         """Have one sealed file read in place of several."""

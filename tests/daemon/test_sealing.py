@@ -274,3 +274,20 @@ async def test_the_janitor_seals_when_enough_has_come(tmp_path: Path) -> None:
                 await stack.writer.flushed(stack.engine.committed())
                 await trio.sleep(0.05)
         assert stack.janitor.statistics()["sealing"].failing == ""
+
+
+async def test_a_store_of_before_events_were_sealed_is_told_what_was_taken_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, some(0))
+        await say(stack, trade(60, 7, trade_id=1), removed(2), trade(3 * 60 + 1, 5, trade_id=99))
+        await flush(stack)
+        before = await stored(stack)
+        await stack.database.write(lambda db: db.execute("DELETE FROM dead").fetchall())
+        await seal(stack)
+        assert await stored(stack) == before
+        await say(stack, removed(99), trade(61, 8))
+        minutes = {row[0]: row for row in await read(stack, "GOLD", "1")}
+        assert minutes[NOON + 60][6] == 2
+        assert NOON + 120 not in minutes
+        (day,) = await read(stack, "GOLD", "1D")
+        assert day[6] == 50
