@@ -42,6 +42,8 @@ KEY_NEEDED = "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'
 ACTIONS = "subscribe, unsubscribe or ping"
 CHANNELS = "bars"
 WHERE = re.compile(r"\(byte (\d+)\)")
+KEY_REVOKED = "the key was revoked"
+REVOKED_SECONDS = 2.0  # between looks at the key of an open connection
 KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
 
 
@@ -69,9 +71,12 @@ class BarStreams:
 
     async def serve(self, socket: Socket) -> None:
         """Answer one connection until it ends."""
-        if self._may_read is not None and not await _admitted(socket, self._may_read):
-            socket.close(1008, KEY_NEEDED)
-            return
+        if self._may_read is not None:
+            key = await _admitted(socket, self._may_read)
+            if not key:
+                socket.close(1008, KEY_NEEDED)
+                return
+            socket.nursery.start_soon(_hold_to, socket, self._may_read, key)
         session = Session(self, socket)
         try:
             await session.run()
@@ -79,10 +84,18 @@ class BarStreams:
             session.close()
 
 
-async def _admitted(socket: Socket, may_read: MayRead) -> bool:
-    """Whether the key that came with the handshake may read, or else the one of the first message."""
+async def _hold_to(socket: Socket, may_read: MayRead, key: str) -> None:
+    """End a connection whose key was revoked."""
+    while await may_read(key):  # noqa: ASYNC110 - a command may revoke it, in another process
+        await trio.sleep(REVOKED_SECONDS)
+    socket.outbox.put(worded(Error("unauthorized", KEY_REVOKED)))
+    socket.close(1008, KEY_REVOKED)
+
+
+async def _admitted(socket: Socket, may_read: MayRead) -> str:
+    """The key that may read: that of the handshake, or else of the first message; empty where there is none."""
     if key := _key(socket):
-        return await may_read(key)
+        return key if await may_read(key) else ""
     message: str | bytes | None = None
     with trio.move_on_after(KEY_SECONDS):
         message = await socket.receive()
@@ -92,10 +105,10 @@ async def _admitted(socket: Socket, may_read: MayRead) -> bool:
             said = _said(message)
             answer = Error("unauthorized", KEY_NEEDED, id=(id := _id(said)))
             if said.get("action") == "authenticate" and await may_read(msgspec.convert(said, Authenticate).key):
-                answer = Authenticated(id)
+                answer, key = Authenticated(id), msgspec.convert(said, Authenticate).key
     socket.outbox.put(worded(answer))
     socket.outbox.flush()
-    return isinstance(answer, Authenticated)
+    return key
 
 
 def _key(socket: Socket) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import trio
 
 from tests.daemons import BIN, environment, running
+from tests.ws_client import connected
 
 PING = b'{"action":"ping"}'
 REFUSED = (1008).to_bytes(2, "big")
@@ -86,3 +87,21 @@ async def test_a_key_is_welcome_where_none_is_needed(tmp_path: Path) -> None:
             said = await answer(daemon.port, first=b'{"action":"authenticate","key":"nobody"}')
             assert b'{"type":"authenticated"}' in said
             assert b'{"type":"pong"}' in said
+
+
+async def test_a_revoked_key_ends_the_sockets_that_it_opened(tmp_path: Path) -> None:
+    async with running("serve", "--auth", "token", home=tmp_path) as daemon:
+        mine, other = await a_key(tmp_path, "read"), await a_key(tmp_path, "read")
+        with trio.fail_after(30):
+            async with (
+                connected(daemon.port, extra_headers=[(b"Authorization", f"Bearer {mine}".encode())]) as handshaken,
+                connected(daemon.port) as browser,
+                connected(daemon.port, extra_headers=[(b"Authorization", f"Bearer {other}".encode())]) as beside,
+            ):
+                assert await browser.ask(action="authenticate", key=mine) == {"type": "authenticated"}
+                await trio.run_process([str(BIN / "candled"), "token", "revoke", "1"], env=environment(tmp_path))
+                for ended in (handshaken, browser):
+                    error = await ended.hear(10)
+                    assert (error["code"], error["message"]) == ("unauthorized", "the key was revoked")
+                    assert await ended.ending() == 1008
+                assert await beside.ask(action="ping") == {"type": "pong"}
