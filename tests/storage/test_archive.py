@@ -14,6 +14,7 @@ from duckdb import DuckDBPyConnection as Connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors import fold
 from storage import archive, candles, decimals, parquet, partitions
 from storage.archive import Changed, Moved
 from storage.database import migrate
@@ -270,6 +271,31 @@ def test_what_comes_between_the_writing_of_files_and_their_transaction_stays_bes
     ((left,),) = db.execute("SELECT count(*) FROM spot_60_recent WHERE t < ?", [DAY]).fetchall()
     assert left == 2
     assert volume(candles.between(db, "spot", 60, 3, 0, DAY)) == DAY // 60 + 2
+
+
+def test_what_replaces_an_archived_bar_does_so_after_any_compaction_and_rewrite(minutes: Connection) -> None:
+    db = minutes
+    where = Partition("spot", 60, 0, DAY)
+    stepwise(db, where)
+    again = trades(3, [0], 2)
+    put(db, 60, Partials("spot", 1, {**again.columns, "whole": np.array([True])}), 2)
+    put(db, 60, algebra.partials("spot", [((3, 60), {**bar_of("spot", [], 3, True)})]), 3)
+    put(db, 60, trades(3, [0], 4), 4)
+
+    def look() -> None:
+        first, second = (candles.between(db, "spot", 60, 3, t, t + 60) for t in (0, 60))
+        assert (volume(fold.merged(first)), volume(fold.merged(second))) == (2, 0)
+        assert candles.changed(db, "spot", 60, 3, 1, 9) == [60, 0]
+
+    look()
+    candles.compact(db, "spot", 60, DAY)
+    look()
+    candles.compact(db, "spot", 60, 7 * DAY)
+    put(db, 60, trades(5, [0], 5), 5)
+    candles.compact(db, "spot", 60, DAY)
+    look()
+    stepwise(db, where)
+    look()
 
 
 @pytest.mark.parametrize("seq", [1, 2])
