@@ -253,6 +253,53 @@ def _export(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _backup(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from msgspec import structs
+
+    from daemon import backup
+    from daemon.progress import Progress
+
+    with Progress() as progress:
+        made = backup.made(_settings(arguments).config, Path(arguments.directory), progress)
+    _tell(
+        f"{made.directory}: {made.cursor}; {made.copied_files:,} files ({made.copied_bytes:,} bytes) copied, "
+        f"{made.kept_files:,} ({made.kept_bytes:,} bytes) there already, in {made.seconds:.1f} s"
+    )
+    for path in made.missing:
+        print(f"candled: not in the backup: {_harmless(path)}", file=sys.stderr)
+    if arguments.json:
+        _print_json(structs.asdict(made))
+    return FAILED if made.missing else DONE
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    import shlex
+    from pathlib import Path
+
+    from msgspec import structs
+
+    from daemon import backup
+    from daemon.progress import Progress
+
+    config = _settings(arguments).config
+    with Progress() as progress:
+        found = backup.restored(config, Path(arguments.directory), progress, force=arguments.force)
+    if found.aside is not None:
+        _tell(f"what was in {found.data} is in {found.aside} now")
+    _tell(
+        f"{found.data}: {found.files:,} files, {found.bytes:,} bytes, as of {found.before} "
+        f"({_instant(int(found.made * 1_000_000))}); clients start afresh at {found.cursor}",
+        f"`candled serve --data {shlex.quote(found.data)}` rebuilds its index and serves",
+    )
+    for path in found.missing:
+        print(f"candled: the backup has no copy of {_harmless(path)}", file=sys.stderr)
+    if arguments.json:
+        _print_json(structs.asdict(found))
+    return DONE
+
+
 def _tell(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr)
@@ -363,6 +410,28 @@ def _parser() -> Parser:
     exporting.add_argument(
         "--key", default=os.environ.get("CANDLED_KEY"), help="its key: read, for events admin (or CANDLED_KEY)"
     )
+
+    backing = _command(
+        commands,
+        "backup",
+        _backup,
+        "copy all that is needed to restore the data directory, while its daemon serves; again, only what is new",
+        "candled backup /mnt/backup/candled",
+    )
+    backing.add_argument("directory", metavar="DIR", help="an empty or new directory, or one with earlier backups")
+    _json(backing)
+    restoring = _command(
+        commands,
+        "restore",
+        _restore,
+        "make a data directory from a backup, every file of it verified before",
+        "candled restore /mnt/backup/candled --data /var/lib/candled",
+    )
+    restoring.add_argument("directory", metavar="DIR", help="what `candled backup` was given")
+    restoring.add_argument(
+        "--force", action="store_true", help="move what is in the data directory aside, to a name that is printed"
+    )
+    _json(restoring)
 
     check = _command(
         commands,

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from daemon.config import Config
-from storage import keys, markets, rejects
+from storage import keys, markets, rejects, restore
 from storage.errors import CandledError, Unavailable
 from storage.records import ApiKey, Reject
 from storage.state import State
@@ -118,6 +118,10 @@ def folder(config: Config) -> Folder:
 def make_folder(config: Config) -> None:
     """Make the data directory, for its owner alone, unless it exists."""
     _see_no_file(config)
+    if (config.data / restore.FOLDER).exists():
+        raise Unavailable(
+            f"data directory {config.data}: a restore was cut off, or is under way; start `candled restore` again"
+        )
     try:
         config.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -17,6 +17,7 @@ from storage.state import State
 from tests.test_layers import ROOT
 
 COMMANDS = [["serve"], ["demo"], ["token", "create"], ["token", "list"], ["token", "revoke"], ["check"], ["rejects"]]
+COMMANDS += [["backup"], ["restore"]]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,8 @@ def test_every_command_has_help_with_an_example(command: list[str], capsys: pyte
         ["rejects", "--limit", "٣"],
         ["check", "--config", ""],
         ["check", "--data", ""],
+        ["backup"],
+        ["restore", "a", "b"],
     ],
     ids=" ".join,
 )
@@ -182,7 +185,9 @@ def test_a_revoked_key_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.endswith("candled: no key 2; `candled token list` shows those that there are\n")
 
 
-@pytest.mark.parametrize("command", [["token", "list"], ["token", "revoke", "1"], ["rejects"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["token", "list"], ["token", "revoke", "1"], ["rejects"], ["backup", "b"]], ids=" ".join
+)
 def test_a_data_directory_that_is_not_there_is_named_and_not_made(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +196,9 @@ def test_a_data_directory_that_is_not_there_is_named_and_not_made(
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("command", [["token", "list"], ["token", "revoke", "1"], ["rejects"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [["token", "list"], ["token", "revoke", "1"], ["rejects"], ["backup", "b"]], ids=" ".join
+)
 def test_a_directory_of_something_else_is_named_and_left_as_it_is(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,7 +210,14 @@ def test_a_directory_of_something_else_is_named_and_left_as_it_is(
 
 @pytest.mark.parametrize(
     "command",
-    [["token", "create", "--scope", "read"], ["token", "list"], ["token", "revoke", "1"], ["rejects"], ["serve"]],
+    [
+        ["token", "create", "--scope", "read"],
+        ["token", "list"],
+        ["token", "revoke", "1"],
+        ["rejects"],
+        ["serve"],
+        ["backup", "b"],
+    ],
     ids=" ".join,
 )
 def test_a_file_in_place_of_the_data_directory_is_called_that(

@@ -5,7 +5,7 @@ import os
 import random
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -105,6 +105,40 @@ def test_what_is_restored_is_what_there_was_at_a_new_epoch(data: Data, tmp_path:
         assert answers.find(told, "key") == Answer("key", int(NOW), b"told", b"asked")
     assert (tally.copied_files, tally.kept_files, tally.files) == (6, 0, 6)
     assert tally.copied_bytes == tally.bytes == made.bytes
+
+
+def test_what_is_committed_meanwhile_is_in_all_parts_of_a_backup_or_in_none(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the daemon does it: a market, its first event, the answer; here between any two steps of the backup."""
+
+    def commit() -> None:
+        seq = data.journal.last_seq + 1
+        keys.create(data.state, "read", f"{seq}")
+        data.append()
+        answers.put(data.answers, [Answer(f"{seq}", int(NOW), b"told", b"asked")], NOW)
+
+    def beside(work: Callable[..., object]) -> Callable[..., object]:
+        def both(*arguments: object) -> object:
+            commit()
+            found = work(*arguments)
+            commit()
+            return found
+
+        return both
+
+    for owner, name in ((State, "backup"), (Journal, "rotate"), (Journal, "segments"), (backup, "copied")):
+        monkeypatch.setattr(owner, name, beside(getattr(owner, name)))
+    made, _ = write(data, tmp_path / "backup")
+    monkeypatch.undo()
+    assert 3 < made.seq < data.journal.last_seq
+    restored(tmp_path / "backup", tmp_path / "new")
+    assert len(records(tmp_path / "new")) == made.seq
+    with State.open(tmp_path / "new" / "state.db") as state:
+        assert {key.name for key in keys.listed(state)} >= {f"{seq}" for seq in range(4, made.seq + 1)}
+    with answers.opened(tmp_path / "new" / "answers.db") as told:
+        assert answers.find(told, "4") is not None
+        assert all(answers.find(told, f"{seq}") is None for seq in range(made.seq + 1, data.journal.last_seq + 1))
 
 
 def test_nobody_else_can_read_a_backup_or_what_is_restored(data: Data, tmp_path: Path) -> None:
