@@ -8,6 +8,7 @@ import subprocess
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -262,3 +263,84 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_texts_of_names_stay_what_they_are(tmp_path: Path) -> None:
+    names = ["007", "7", "2024-01-01", "1e3", "123e4567-e89b-12d3-a456-426614174000"]
+    for n, listed in enumerate((names, names[:2], names[2:3], names[3:4], names[4:])):
+        rows: list[dict[str, object]] = [
+            {"timestamp": f"2023-11-15T12:00:0{i}Z", "price": 5, "trade_id": name} for i, name in enumerate(listed)
+        ]
+        for file in (csv(tmp_path / f"{n}.csv", rows), ndjson(tmp_path / f"{n}.ndjson", rows)):
+            with importing.sources(plan(file, market="M")) as ((read_, choices),):
+                found = [row["trade_id"] for batch in read_.read(choices, "", 0, 10) for row in batch.to_pylist()]
+            assert found == listed, file
+
+
+async def test_rows_of_one_instant_count_in_their_order_however_slow_a_request_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "ROWS", 3)
+    submit, waiting = importing.Direct.submit, [0.02, 0.0]
+
+    async def slow(self: importing.Direct, body: bytes) -> bytes:
+        await trio.sleep(waiting.pop() if waiting else 0.0)
+        waiting.append(0.0 if waiting else 0.02)
+        return await submit(self, body)
+
+    monkeypatch.setattr(importing.Direct, "submit", slow)
+    rows: list[dict[str, object]] = [{"timestamp": "2023-11-15T12:00:00Z", "price": 100 + n} for n in range(30)]
+    # With an id for one of them, nothing but their order tells the others apart.
+    rows.append({"timestamp": "2023-11-15T12:00:01Z", "price": 50, "trade_id": "x"})
+    rows[0]["trade_id"] = None
+    await imported(tmp_path / "data", plan(csv_of(tmp_path / "a.csv", rows), market="M"))
+    async with running(tmp_path / "data") as stack:
+        ((_, first, *_, last, _, count), _) = await read(stack, "M", "1S")
+    assert (first, last, count) == (100, 129, 30)
+
+
+def csv_of(path: Path, rows: list[dict[str, object]]) -> Path:
+    """As `csv`, of rows that do not all have all columns."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return csv(path, [{name: "" if row.get(name) is None else row[name] for name in names} for row in rows])
+
+
+async def test_a_column_of_ids_that_says_nothing_is_none(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"timestamp": f"2023-11-15T12:00:0{n}Z", "price": 5, "trade_id": "", "transaction_hash": ""} for n in range(5)
+    ]
+    file = csv(tmp_path / "a.csv", rows)
+    assert (await imported(tmp_path / "data", plan(file, market="M"))).accepted == 5
+    (tmp_path / "data" / "imports").rename(tmp_path / "imports")
+    assert (await imported(tmp_path / "data", plan(file, market="M"))).duplicates == 5
+
+
+@pytest.mark.parametrize("make", [pa.ipc.new_stream, pa.ipc.new_file])
+async def test_arrow_is_read_as_a_stream_and_as_a_file(tmp_path: Path, make: Callable[..., Any]) -> None:
+    table = pa.Table.from_pylist(trades(500, ids=True))
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, make(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=70)
+    tally = await imported(tmp_path / "data", plan(tmp_path / "a.arrow", market="M"))
+    assert (tally.accepted, tally.rejected) == (500, 0)
+    async with running(tmp_path / "data") as stack:
+        assert sum(bar[6] for bar in await read(stack, "M", "1")) == 500
+
+
+async def test_an_arrow_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.arrow").write_bytes(b"not arrow at all")
+    with pytest.raises(BadRequest, match=r"a\.arrow: "):
+        await imported(tmp_path / "data", plan(tmp_path / "a.arrow", market="M"))
+
+
+async def test_volume_and_size_are_both_read_from_columns_of_these_names(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"time": 1_700_000_000, "price": 5, "size": "", "volume": 3}]
+    with importing.sources(plan(csv(tmp_path / "a.csv", rows), market="M")) as ((_, choices),):
+        assert {"size", "volume"} <= {choice.field for choice in choices}
+    # Another's volume may be the size, or count another currency.
+    for names in (("volume",), ("qty", "volume")):
+        named: dict[str, object] = dict.fromkeys(names, 3)
+        with importing.sources(plan(csv(tmp_path / "b.csv", [{"time": 1, "price": 5, **named}]), market="M")) as some:
+            ((_, choices),) = some
+            assert [(each.field, each.origin) for each in choices if each.field in ("size", "volume")] == [
+                ("size", names[0])
+            ]
