@@ -71,8 +71,9 @@ class Backups:
         self._began, self._tally = time.perf_counter(), Tally()
         log.info("backup into %s begins", self._directory)
         try:
-            named = await self._named()
-            made: Manifest = await self._background.run(_write, self._source, named, self._directory, self._tally)
+            made: Manifest = await self._background.run(
+                _write, self._source, await self._expected(), self._directory, self._tally
+            )
         except (CandledError, OSError) as error:
             log.error("backup into %s: %s", self._directory, error)
             self._end(state="failed", error=str(error))
@@ -81,6 +82,13 @@ class Backups:
             log.info("backup into %s is done: %s", self._directory, made.cursor)
         finally:
             self._directory = None
+
+    async def _expected(self) -> Named:
+        try:
+            return await self._named()
+        except CandledError as error:  # it is only an index: all that there is can be backed up without it
+            log.warning("backup: which files there should be is not known: %s", error)
+            return {}
 
     def _now(self, directory: Path) -> Told:
         if self._tally is None:

@@ -118,7 +118,7 @@ def folder(config: Config) -> Folder:
 def make_folder(config: Config) -> None:
     """Make the data directory, for its owner alone, unless it exists."""
     _see_no_file(config)
-    if (config.data / restore.FOLDER).exists():
+    if restore.unfinished(config.data):
         raise Unavailable(
             f"data directory {config.data}: a restore was cut off, or is under way; start `candled restore` again"
         )

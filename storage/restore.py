@@ -1,7 +1,7 @@
 """A data directory made from a backup, at a new epoch: the history that clients followed may have gone on after it.
 
 Every file of the backup is read before anything is written. The new files lie in a folder within the data directory
-until they are all there; while that folder exists, no daemon starts.
+until they are all there, and until they are in place, no daemon starts.
 """
 
 import fcntl
@@ -19,8 +19,8 @@ from storage.backup import NO_SPACE, TOP, Manifest, Wrong
 from storage.errors import BrokenStore, Conflict, Unavailable
 from storage.journal import Journal
 
-FOLDER = ".restore"  # within the data directory; exists from the first file to the last
-LOCK = "lock"  # within it; held by the restore
+FOLDER = ".restore"  # within the data directory
+LOCK = "lock"  # within that folder; exists from before the first file until after the last, and is held meanwhile
 
 Step = Callable[[int], None]  # so many bytes more were read
 
@@ -36,6 +36,11 @@ class Restored(Struct, frozen=True):
     bytes: int
     aside: str | None  # where what was there went
     missing: list[str]  # what the backup had no copy of
+
+
+def unfinished(data: Path) -> bool:
+    """Whether a restore into the data directory is under way, or was cut off."""
+    return (data / FOLDER / LOCK).exists()
 
 
 def verify(target: Path, manifest: Manifest, step: Step) -> None:
@@ -113,7 +118,7 @@ def _vacated(data: Path, force: bool) -> Path | None:
         return None
     if not data.is_dir():
         raise Conflict(f"data directory {data}: expected a directory, found a file; give another with --data")
-    if (data / FOLDER / LOCK).exists() or not any(data.iterdir()):
+    if unfinished(data) or all(path.name == FOLDER for path in data.iterdir()):
         return None
     with _unused(data):
         if not force:

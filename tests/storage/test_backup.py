@@ -6,21 +6,23 @@ import random
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage import answers, backup, keys, parquet, restore
+from storage import answers, backup, keys, parquet, restore, sealed
 from storage.backup import Manifest, Source, Tally
-from storage.commits import Answer
+from storage.commits import ROW_BITS, Answer, Commit
 from storage.errors import BrokenStore, Conflict, Unavailable
 from storage.journal import RECORD, SEGMENT, Journal
 from storage.state import State
+from tests.storage.test_ledger import batch
 
 NOW = 1_700_000_000.0
 BARS = "archive/spot/1m/2026-11-14/1-0.parquet"
@@ -44,6 +46,13 @@ class Data:
     def append(self, size: int = 1000) -> None:
         seq = self.journal.last_seq + 1
         self.journal.append(seq, [random.Random(seq).randbytes(size)])
+
+    def seal(self) -> Path:
+        """A sealed file of a batch."""
+        events = batch(["market", "price"], [{"market": n, "price": n} for n in range(1000)], 1 << ROW_BITS)
+        nothing = np.zeros(0, np.uint64)
+        file = sealed.write(self.path / "raw", 1, 1, [Commit(1, events, (), nothing, ())], NOW, lambda: None)
+        return self.path / "raw" / file.file
 
     def archive(self, path: str = BARS, rows: int = 1000, start: int = 0) -> Path:
         """A Parquet file such as the archive has."""
@@ -212,6 +221,41 @@ def test_one_that_is_cut_off_leaves_the_older_one_whole_and_need_not_copy_again(
     assert {name.partition(".")[0] for name in half} >= {"1-0", "state", "answers", "00000000000000000004"}
 
 
+def test_a_failure_at_any_sync_leaves_a_whole_backup(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(data, tmp_path / "backup")
+    older = backup.read(tmp_path / "backup")
+    data.append()
+    data.archive("archive/spot/1m/2026-11-15/1-0.parquet")
+    (data.path / BARS).unlink()
+    seen: list[int] = []
+    made = None
+    while made is None:
+        target, left = tmp_path / f"{len(seen)}", len(seen)
+
+        def fsync(file: int) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise CutError
+            os.fsync(file)
+
+        shutil.copytree(tmp_path / "backup", target)
+        with monkeypatch.context() as patch:
+            patch.setattr(backup, "_fsync", fsync)
+            try:
+                made, _ = write(data, target)
+            except CutError:
+                seen.append(backup.read(target).seq)
+        restore.verify(target, backup.read(target), lambda _: None)
+        write(data, target)
+        assert backup.read(target).seq == 4
+    assert seen == sorted(seen)
+    assert {*seen} == {older.seq, 4}  # the last ones had the new manifest in place
+    assert len(seen) > 10
+
+
 class CutError(Exception):
     """Ends a backup."""
 
@@ -297,9 +341,11 @@ def test_a_folder_that_cannot_be_written_to_is_named(data: Data, tmp_path: Path)
         write(data, tmp_path / "closed" / "backup")
 
 
-def test_what_the_data_directory_has_lost_stays_in_the_backup(data: Data, tmp_path: Path) -> None:
-    target, file = tmp_path / "backup", data.path / BARS
-    data.named = {BARS: parquet.footer_sum(file)}
+@pytest.mark.parametrize("kind", ["bars", "events"])
+def test_what_the_data_directory_has_lost_stays_in_the_backup(data: Data, tmp_path: Path, kind: str) -> None:
+    target, file = tmp_path / "backup", data.path / BARS if kind == "bars" else data.seal()
+    path = str(file.relative_to(data.path))
+    data.named = {path: parquet.footer_sum(file) if kind == "bars" else None}
     whole = file.read_bytes()
     write(data, target)
     for harm in ("missing", "cut", "body", "footer"):
@@ -311,13 +357,17 @@ def test_what_the_data_directory_has_lost_stays_in_the_backup(data: Data, tmp_pa
         made, _ = write(data, target)
         assert made.missing == [], harm
         restored(target, tmp_path / harm)
-        assert (tmp_path / harm / BARS).read_bytes() == whole, harm
+        assert (tmp_path / harm / path).read_bytes() == whole, harm
 
 
+@pytest.mark.parametrize("kind", ["bars", "events"])
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
-def test_what_nobody_has_any_more_is_said_and_the_rest_is_backed_up(data: Data, tmp_path: Path, harm: str) -> None:
-    file = data.path / BARS
-    data.named = {BARS: parquet.footer_sum(file)}
+def test_what_nobody_has_any_more_is_said_and_the_rest_is_backed_up(
+    data: Data, tmp_path: Path, harm: str, kind: str
+) -> None:
+    file = data.path / BARS if kind == "bars" else data.seal()
+    path = str(file.relative_to(data.path))
+    data.named = {path: parquet.footer_sum(file)}
     if harm == "missing":
         file.unlink()
     else:
@@ -326,9 +376,9 @@ def test_what_nobody_has_any_more_is_said_and_the_rest_is_backed_up(data: Data, 
         file.write_bytes(said)
     made, tally = write(data, tmp_path / "backup")
     (missing,) = made.missing
-    assert missing.startswith(f"{BARS}: it ")
+    assert missing.startswith(f"{path}: it")
     assert restored(tmp_path / "backup", tmp_path / "new").missing == [missing]
-    assert not (tmp_path / "new" / BARS).exists()
+    assert not (tmp_path / "new" / path).exists()
     assert tally.copied_bytes == tally.bytes == made.bytes
 
 
@@ -394,6 +444,52 @@ def test_a_data_directory_in_use_is_not_touched(data: Data, tmp_path: Path) -> N
     with pytest.raises(Conflict, match="in use by a running candled"):
         restored(tmp_path / "backup", data.path, force=True)
     data.append()
+
+
+def test_a_restore_that_is_killed_between_any_two_steps_is_done_by_the_next_one(data: Data, tmp_path: Path) -> None:
+    made, _ = write(data, tmp_path / "backup")
+    kept = [entry.path for entry in made.files]
+    died, steps = 0, 0
+    while died == steps:
+        place = tmp_path / f"{steps}"
+        steps += 1
+        if (child := os.fork()) == 0:
+            die_after(steps)
+            with suppress(BaseException):
+                restored(tmp_path / "backup", place)
+                os._exit(0)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        died += os.waitstatus_to_exitcode(status) == DEAD
+        if restore.unfinished(place) or not (place / "journal").exists():
+            restored(tmp_path / "backup", place)
+        assert len(records(place)) == 3
+        assert {path.name for path in place.iterdir()} - {restore.FOLDER} == {path.partition("/")[0] for path in kept}
+    assert died > 15
+
+
+DEAD = 77
+
+
+def die_after(steps: int) -> None:
+    """End this process at its nth step, as `kill -9` would."""
+    left = steps
+
+    def dying(work: Callable[..., object]) -> Callable[..., object]:
+        def both(*arguments: object, **more: object) -> object:
+            nonlocal left
+            left -= 1
+            if not left:
+                os._exit(DEAD)
+            return work(*arguments, **more)
+
+        return both
+
+    backup._fsync = dying(os.fsync)  # type: ignore[assignment] # in a process that ends here
+    Path.rename = dying(Path.rename)  # type: ignore[method-assign,assignment] # likewise
+    Path.rmdir = dying(Path.rmdir)  # type: ignore[method-assign,assignment] # likewise
+    Path.mkdir = dying(Path.mkdir)  # type: ignore[method-assign,assignment] # likewise
+    Path.unlink = dying(Path.unlink)  # type: ignore[method-assign,assignment] # likewise
 
 
 def test_no_room_for_a_restore_leaves_everything_as_it_was(
