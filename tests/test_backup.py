@@ -17,6 +17,7 @@ from storage import backup, schema
 from tests.daemons import BIN, Daemon, environment, running
 from tests.storage.test_journal import mounted
 from tests.test_end_to_end import (
+    END_OF_TIME,
     OFTEN,
     SPANS,
     Event,
@@ -117,7 +118,25 @@ async def a_key(home: Path, data: Path) -> str:
 
 
 async def read(http: Http, symbol: str) -> Bars:
-    return {rung: (await http.history(symbol, rung))[0] for rung in RUNGS}
+    """All bars at every rung, an answer at a time."""
+    return {rung: await everything(http, symbol, rung) for rung in RUNGS}
+
+
+async def everything(http: Http, symbol: str, rung: str) -> dict[int, Five]:
+    found: dict[int, Five] = {}
+    end = END_OF_TIME
+    while True:
+        path = f"/api/tradingview/history?symbol={symbol}&resolution={rung}&from=0&to={end}"
+        answer = await http.ask("GET", path)
+        assert answer.status == 200, answer
+        body = answer.body
+        if body["s"] == "no_data":
+            return found
+        assert body["s"] == "ok", body
+        bars = zip(body["o"], body["h"], body["l"], body["c"], body["v"], strict=True)
+        found |= dict(zip(body["t"], bars, strict=True))
+        assert end > body["t"][0]
+        end = body["t"][0]
 
 
 async def until(true: Callable[[], object], seconds: float = 60) -> None:
