@@ -65,13 +65,16 @@ async def test_history_inside_the_rings_asks_nothing_of_the_store(tmp_path: Path
 
 async def test_a_long_backfill_keeps_no_rings_until_somebody_looks(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
+        await say(stack, trade(0, market="COAL"))
         for start in range(0, 8000, 1000):
             await say(stack, [trade(second, 100 + second % 7) for second in range(start, start + 1000)])
-        assert stack.engine.nbytes() == 0
+        await stack.engine.window(await stack.registry.named("COAL"), parse("1D"), 0, FAR)  # sees all that was said
+        empty = stack.engine.nbytes()
         for state in ("unflushed", "flushed"):
             bars = await read(stack, "GOLD", "1")
             assert [row[0] for row in bars] == list(range(NOON, NOON + 8000, 60)), state
             assert sum(row[5] for row in bars) == 8000
+            assert stack.engine.nbytes() > empty
             await flush(stack)
         reads = stack.store.statistics().history_reads
         await say(stack, trade(8000, 7))
