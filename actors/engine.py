@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from time import monotonic, thread_time
+from time import monotonic, process_time, thread_time
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.2  # of the loop's time that rounds may cost, in the long run
 SAVED = 0.05  # seconds of it that may be saved up, so that one dear round now and then delays nobody
+BUSY = 0.8  # of a core's time that the process uses; below, there is no need to make rounds larger and fewer
+LOOK = 0.5  # seconds between looks at that
 LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
 MOST_EVENTS = 400_000  # in one round
 IDLE = 300.0  # seconds until a market that nobody asks for retires
@@ -93,6 +95,8 @@ class Engine:
         self._rounds = self._events = self._slices = self._opened = self._retired = 0
         self._round_times = Histogram()
         self._credit, self._credited = SAVED, monotonic()
+        self._load = 0.0  # of a core's time, over the newest stretch of LOOK
+        self._looked, self._used = monotonic(), process_time()
 
     # --- from outside, on the loop
 
@@ -229,8 +233,18 @@ class Engine:
             self._hurry = trio.Event()
 
     def _pause(self, cost: float) -> float:
-        """Seconds until the next round may begin: what rounds cost must come back as their share of time passes."""
+        """Seconds until the next round may begin: what rounds cost must come back as their share of time passes.
+
+        None is needed as long as the process is not busy: then waiting would only make bars late.
+        """
         now = monotonic()
+        if now - self._looked >= LOOK:
+            used = process_time()
+            self._load = (used - self._used) / (now - self._looked)
+            self._looked, self._used = now, used
+        if self._load < BUSY:
+            self._credit, self._credited = SAVED, now
+            return 0.0
         earned = SHARE * (now - self._credited)
         self._credit = max(min(self._credit + earned, SAVED) - cost, -SHARE * LONGEST)
         self._credited = now

@@ -164,6 +164,7 @@ def rare_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests wait for somebody who asks, and share a round."""
     monkeypatch.setattr(engine, "SHARE", 1e-9)
     monkeypatch.setattr(engine, "SAVED", 0.0)
+    monkeypatch.setattr(engine, "BUSY", 0.0)
     monkeypatch.setattr(engine, "LONGEST", 60)
 
 

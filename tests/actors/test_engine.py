@@ -267,6 +267,7 @@ async def test_what_is_committed_between_rounds_is_folded_at_once_when_somebody_
 ) -> None:
     monkeypatch.setattr(engine, "SHARE", 1e-9)
     monkeypatch.setattr(engine, "SAVED", 0.0)
+    monkeypatch.setattr(engine, "BUSY", 0.0)
     monkeypatch.setattr(engine, "LONGEST", 60)
     async with running(tmp_path) as stack:
         await say(stack, trade(0))

@@ -151,6 +151,7 @@ async def test_a_bar_that_came_late_is_inserted_also_where_several_commits_are_t
         # From the next round on, wait until somebody asks.
         monkeypatch.setattr(engine, "SHARE", 1e-9)
         monkeypatch.setattr(engine, "SAVED", 0.0)
+        monkeypatch.setattr(engine, "BUSY", 0.0)
         monkeypatch.setattr(engine, "LONGEST", 60)
         await say(stack, trade(0, market="COAL"))
         await trio.testing.wait_all_tasks_blocked()
