@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.bars import Bar
 from actors.fold import capped
-from actors.hub import Bar
 from actors.sketch import Sketch, smallest
 from storage import decimals
 from storage.events import Array

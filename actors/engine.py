@@ -11,10 +11,10 @@ from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from actors import candle
-from actors.hub import Subscription, Topic
 from actors.market import MarketActor, Slice, Tick
 from actors.reading import Window
 from actors.rounds import Round, made
+from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
 from actors.writer import Writer
 from storage.calendar import Resolution

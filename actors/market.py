@@ -11,8 +11,8 @@ import trio
 from msgspec import Struct, structs
 
 from actors import candle
+from actors.bars import Bar
 from actors.candle import REV, Row, State, T
-from actors.hub import Bar
 from actors.ring import SIZES, Ring
 from actors.rounds import Round
 from actors.watching import Feed, Watched

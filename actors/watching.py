@@ -7,9 +7,10 @@ import numpy as np
 from msgspec import structs
 
 from actors import candle
-from actors.hub import Bar, Gone, Start, Subscription, Topic
+from actors.bars import Bar, Gone, Start
 from actors.reading import FAR, GRACE, Reading
 from actors.ring import ALWAYS, View
+from actors.topics import Subscription, Topic
 from storage.calendar import Resolution, rung
 from storage.events import Array
 from storage.records import Market

@@ -11,9 +11,11 @@ from fractions import Fraction
 from hypothesis import strategies as st
 from msgspec import Struct
 
+from actors.bars import Label, Op, Reason, Start, shown
 from actors.engine import Engine
-from actors.hub import Hub, Label, Op, Reason, Source, Start, Subscription, Topic, shown
+from actors.hub import Hub, Source
 from actors.reading import Window
+from actors.topics import Subscription, Topic
 from daemon.stack import Stack
 from storage.calendar import parse
 from storage.records import PRICE_SOURCES, Kind, Market

@@ -1,10 +1,11 @@
-"""Markets in memory that honour the contract of `actors.hub.Streams`, for tests of what is built on it."""
+"""Markets in memory that honour the contract of `actors.topics.Streams`, for tests of what is built on it."""
 
 from collections.abc import Iterable
 
 import trio
 
-from actors.hub import Bar, Gone, Start, Subscription, Topic
+from actors.bars import Bar, Gone, Start
+from actors.topics import Subscription, Topic
 from storage.calendar import Resolution
 from storage.errors import UnknownMarket
 from storage.records import Market

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from actors.hub import Label, Op, Reason, Start, shown
+from actors.bars import Label, Op, Reason, Start, shown
 from web.outbox import text
 
 Code = Literal[

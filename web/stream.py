@@ -9,7 +9,9 @@ from typing import Any
 import msgspec
 import trio
 
-from actors.hub import Hub, Label, Start, Streams, Subscription
+from actors.bars import Label, Start
+from actors.hub import Hub
+from actors.topics import Streams, Subscription
 from storage.calendar import parse
 from storage.errors import BadRequest, CandledError, UnknownMarket, UnknownResolution
 from web.listener import Socket

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import trio
 
-from actors.hub import Hub, Reason
+from actors.bars import Reason
+from actors.hub import Hub
 from tests.ws_client import frames, masked
 from web.outbox import CHUNK, ROOM, Outbox, WsLimits, answered, boundary, goodbye, text
 

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from actors.hub import SHORT, Hub, Label, Op, Reason, Source, Start, Subscription, Topic, shown
+from actors.bars import Label, Op, Reason, Start, shown
+from actors.hub import Hub, Source
+from actors.topics import SHORT, Subscription, Topic
 from tests.memory_markets import MemoryMarkets, a_bar
 from tests.ws_client import Chart, Message
 
