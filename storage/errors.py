@@ -55,3 +55,7 @@ class Damaged(Unavailable):
 
 class BrokenStore(CandledError):
     """A file of the data directory is not what it should be."""
+
+
+class FailedDisk(BrokenStore):
+    """The disk failed a write or a sync. What it holds now only the next start can tell, so the process ends."""

@@ -15,7 +15,7 @@ import trio
 
 from storage import backup, schema
 from tests.daemons import BIN, Daemon, environment, running
-from tests.storage.test_journal import mounted
+from tests.disks import resized, small
 from tests.test_end_to_end import (
     END_OF_TIME,
     OFTEN,
@@ -312,7 +312,7 @@ async def test_a_restore_that_is_killed_can_be_started_again_and_nothing_starts_
 
 async def test_a_backup_and_a_restore_without_room_say_so_and_go_on_when_there_is_some(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=2500k", "tmpfs") as disk:
+    with small(tmp_path / "disk", "2500k") as disk:
         target = disk / "backup"
         async with running("serve", "--data", str(data), home=tmp_path, variables={**OFTEN, **MOVING}) as daemon:
             key = await a_key(tmp_path, data)
@@ -353,10 +353,6 @@ def sealing(data: Path) -> bool:
     with suppress(FileNotFoundError):
         return sum(path.stat().st_size for path in (data / "journal").glob("*.journal")) > 1000
     return True
-
-
-def resized(disk: Path, size: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("harm", ["missing", "flipped"])

@@ -8,8 +8,10 @@ import duckdb
 import pytest
 import trio
 
+from storage import database as module
 from storage.database import Database, Door
-from storage.errors import BrokenStore, Damaged, Unavailable
+from storage.errors import BrokenStore, Damaged, FailedDisk, Unavailable
+from tests.disks import filled, resized, small
 
 ENDLESS = "SELECT count(*) FROM range(100000000000) a, range(100000000) b"
 
@@ -187,3 +189,136 @@ async def test_the_door_lets_a_bounded_number_through_at_a_time() -> None:
             nursery.start_soon(door.run, work)
     assert door.passed == 20
     assert 1 <= peak <= 2
+
+
+# A full disk
+
+
+ROWS = "INSERT INTO many SELECT i, md5(i::varchar) FROM range({}) r(i)"
+
+
+async def written(database: Database, most: int = 1000, rows: int = 5000) -> int:
+    """Write until that is refused; how many transactions were kept."""
+    for kept in range(most):
+        try:
+            await database.write(asked, ROWS.format(rows))
+        except Unavailable:
+            return kept
+    return most
+
+
+async def counted(database: Database) -> int:
+    return int((await database.read(asked, "SELECT count(*) FROM many"))[0][0])
+
+
+async def test_a_full_disk_refuses_what_is_written_and_takes_it_once_there_is_room(tmp_path: Path) -> None:
+    with small(tmp_path / "disk", "8m") as disk:
+        database = Database.open(disk / "candles.duckdb", Door())
+        await database.write(asked, "CREATE TABLE many (i BIGINT, h VARCHAR)")
+        kept = await written(database)
+        assert kept > 3
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="no space left on the disk"):
+                await database.write(asked, ROWS.format(5000))
+            assert await counted(database) == kept * 5000
+        # A start on the full disk, too.
+        database.close()
+        assert database.statistics().checkpoint_failures == 1
+        database = Database.open(disk / "candles.duckdb", Door())
+        assert (database.set_aside, database.damaged) == (None, "")
+        assert await counted(database) == kept * 5000
+        assert await written(database) == 0
+        resized(disk, "64m")
+        assert await written(database, most=2) == 2
+        assert await counted(database) == (kept + 2) * 5000
+        database.close()
+        database = Database.open(disk / "candles.duckdb", Door())
+        assert await counted(database) == (kept + 2) * 5000
+        database.close()
+
+
+async def test_a_checkpoint_waits_for_room(tmp_path: Path) -> None:
+    with small(tmp_path / "disk", "16m") as disk:
+        database = Database.open(disk / "candles.duckdb", Door(), checkpoint_bytes=1 << 20)
+        await database.write(asked, "CREATE TABLE many (i BIGINT, h VARCHAR)")
+        filled(disk, leave=1_400_000)
+        kept = await written(database)
+        told = database.statistics()
+        assert told.checkpoints == 0 < told.checkpoint_failures
+        assert "no room to put" in told.failing
+        resized(disk, "64m")
+        assert await written(database, most=1) == 1
+        told = database.statistics()
+        assert (told.checkpoints, told.failing, told.log_bytes) == (1, "", 0)
+        assert await counted(database) == (kept + 1) * 5000
+        database.close()
+
+
+async def test_a_disk_that_fills_up_during_a_checkpoint_costs_nothing_that_was_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small(tmp_path / "disk", "8m") as disk:
+        database = Database.open(disk / "candles.duckdb", Door(), seconds=10, checkpoint_bytes=1 << 20)
+        await database.write(asked, "CREATE TABLE many (i BIGINT, h VARCHAR)")
+        monkeypatch.setattr(module, "_room", lambda _: 1 << 40)  # as if something took it after the look
+
+        def reads_on(db: Any) -> None:
+            while True:
+                asked(db, "SELECT count(*) FROM many")
+
+        async def reader() -> None:
+            with pytest.raises(Unavailable, match="no space left on the disk"):
+                await database.read(reads_on)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reader)
+            kept = 0
+            filled(disk, leave=1_300_000)
+            while not database.statistics().checkpoint_failures:
+                await database.write(asked, ROWS.format(5000))
+                kept += 1
+        assert await counted(database) == kept * 5000
+        assert database.damaged == ""
+        assert "for a checkpoint" in database.statistics().failing
+        resized(disk, "64m")
+        await database.write(asked, ROWS.format(5000))
+        assert await counted(database) == (kept + 1) * 5000
+        assert (database.statistics().checkpoints, database.statistics().failing) == (1, "")
+        database.close()
+        database = Database.open(disk / "candles.duckdb", Door())
+        assert (database.set_aside, await counted(database)) == (None, (kept + 1) * 5000)
+        database.close()
+
+
+async def test_a_checkpoint_does_not_wait_for_readers(path: Path) -> None:
+    database = Database.open(path, Door(), checkpoint_bytes=1 << 20)
+    await database.write(asked, "CREATE TABLE many (i BIGINT, h VARCHAR)")
+    with database.snapshot() as db:
+        assert asked(db, "SELECT count(*) FROM many") == [(0,)]
+        while not database.statistics().checkpoints:
+            await written(database, most=1)
+        assert asked(db, "SELECT count(*) FROM many") == [(0,)]
+    database.close()
+    assert database.statistics().log_bytes == 0
+
+
+async def test_a_disk_that_fails_a_commit_ends_the_process_and_the_file_is_used_again(path: Path) -> None:
+    def fails(_: Any) -> None:
+        raise duckdb.IOException(f'Could not write file "{path}.wal": Input/output error')
+
+    first = Database.open(path, Door())
+    await first.write(asked, "INSERT INTO meta VALUES ('e', 7)")
+    with pytest.raises(FailedDisk, match="Input/output error; the next start goes on from the last commit"):
+        await first.write(fails)
+    first.close()
+    second = Database.open(path, Door())
+    assert (second.set_aside, await second.read(asked, "SELECT applied_seq FROM meta")) == (None, [(7,)])
+    second.close()
+
+
+def test_a_database_that_cannot_be_opened_for_want_of_room_is_not_set_aside(tmp_path: Path) -> None:
+    with small(tmp_path / "disk", "8m") as disk:
+        filled(disk)
+        with pytest.raises(Unavailable, match=r"cannot be opened: .*No space left"):
+            Database.open(disk / "candles.duckdb", Door())
+        assert not list(disk.glob("*.broken*"))

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from storage import journal as module
 from storage.errors import BrokenStore, TooLarge, Unavailable
 from storage.journal import RECORD, SEGMENT, Journal
+from tests.disks import mounted, small
 
 ROOT = Path(__file__).parents[2]
 KILLS = 15
@@ -555,22 +556,9 @@ def test_a_closed_journal_takes_nothing_more(tmp_path: Path) -> None:
 
 
 @contextmanager
-def mounted(place: Path, *command: str) -> Iterator[Path]:
-    """A file system of its own; skips where this user may not mount one."""
-    place.mkdir()
-    done = subprocess.run(["mount", *command, str(place)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount a file system here: {done.stderr.strip()}")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
-
-
-@contextmanager
 def small_disk(place: Path, kind: str) -> Iterator[Path]:
     if kind == "tmpfs":
-        with mounted(place / "disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs") as disk:
+        with small(place / "disk", "1m") as disk:
             yield disk
     else:
         with ext4(place, place / "disk.img", megabytes=4) as disk:
