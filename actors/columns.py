@@ -31,7 +31,7 @@ from actors.words import (
 )
 from storage import decimals
 from storage.decimals import DECIMALS
-from storage.events import DECIMAL, EVENT_CODE, EXACT, NUMBERS, PRICE_CODE, Array, Column
+from storage.events import DECIMAL, EVENT_CODE, EXACT, PRICE_CODE, TRADE_NUMBERS, Array, Column
 from storage.names import Reference
 from storage.records import KIND_CODE
 
@@ -62,7 +62,7 @@ class Reading:
         if events is not None:
             out["event"] = np.where(events == _NONE, 0, events).astype(np.uint8)
         out.update(self._price_types(entry, slots, out.get("event")))
-        for name in NUMBERS:
+        for name in TRADE_NUMBERS:
             out.update(self._numbers(name))
         self._one_size(out)
         if (side := self._sides()) is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors import fold, vamm
+from actors import cards, fold, vamm
 from storage.candles import Touched
 from storage.commits import Answer, Commit, Dead
 from storage.events import Array, Events, concat
@@ -18,6 +18,8 @@ from storage.schema import RUNGS
 DAY = 86400
 CHUNK = 65_536  # events folded at a time
 FINER = {60: 1, 300: 60, 900: 300, 3600: 900, DAY: 60}  # trading days are cut at whole minutes
+# What makes a fold's inputs of events; an index is not fed with events of its own.
+READERS = {"perp": vamm.inputs, "spot": vamm.inputs, "card": cards.inputs}
 Days = Callable[[Array, Array], Array]  # (markets, seconds) -> the label of each second's trading day
 Spans = Callable[[int, int], tuple[int, int]]  # (market, label of a day) -> its events lie in [low, high) µs
 
@@ -45,7 +47,7 @@ def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
     for events in chunks:
         for kind, rows in vamm.kinds_of(events.integers("market"), kinds, KINDS).items():
             some = events if len(rows) == events.n else events.take(rows)
-            parts.setdefault(kind, []).append(fold.fold(vamm.inputs(kind, some, sources)))
+            parts.setdefault(kind, []).append(fold.fold(READERS[kind](kind, some, sources)))
     return Round(
         commits[0].seq,
         commits[-1].seq,

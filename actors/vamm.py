@@ -52,11 +52,11 @@ def inputs(kind: str, events: Events, sources: Array) -> Inputs:
     if "volume" in events:
         worth = counted & (price > 0)
         _keep(masks, "worth", worth)
-        values["volume"] = _amounts(events, "volume", volume)
+        values["volume"] = amounts(events, "volume", volume)
         values["turnover"] = turnover(np.where(worth, price, 0.0), volume)
     if kind == "perp":
         if "fee" in events:
-            values["fee"] = _amounts(events, "fee", events.numbers("fee"))
+            values["fee"] = amounts(events, "fee", events.numbers("fee"))
         if "trader" in events:
             values["trader"] = events.integers("trader")
         for name in ("funding_rate", "open_interest"):
@@ -80,7 +80,8 @@ def _keep(masks: dict[str, Array], name: str, mask: Array) -> None:
         masks[name] = mask
 
 
-def _amounts(events: Events, name: str, values: Array) -> "Array | Scaled":
+def amounts(events: Events, name: str, values: Array) -> "Array | Scaled":
+    """A column of numbers as exact amounts; `values` are its floats."""
     exact = events.exact(name)
     if exact is None:
         found = decimals.scaled(values)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from storage import decimals
 from storage.errors import BadEvent, UnknownMarket
-from storage.events import EVENT_CODE, EXACT, INTEGERS, NUMBERS, PRICE_CODE, TEXTS, Array, Column, Events
+from storage.events import EVENT_CODE, EXACT, INTEGERS, NUMBERS, PRICE_CODE, TEXTS, TRADE_NUMBERS, Array, Column, Events
 from storage.names import Reference
 from storage.records import KINDS
 
@@ -40,7 +40,7 @@ ALIASES = {
 }
 FIELDS = (
     *("market_symbol", "market_id", "chain_id", "contract_address", "timestamp", "event_type", "price_type"),
-    *("is_long", "side", "removed", "block_number", "log_index", *NUMBERS, *TEXTS),
+    *("is_long", "side", "removed", "block_number", "log_index", *TRADE_NUMBERS, *TEXTS),
 )
 KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values())
 NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread"}
@@ -147,7 +147,7 @@ def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
     word["event"] = 0 if code is None else code
     code = _coded("price_type", event.get("price_type"), PRICE_CODE)
     word["price_type"] = usual_price_type(kind, word["event"]) if code is None else code
-    for name in NUMBERS:
+    for name in TRADE_NUMBERS:
         if (value := event.get(name)) is not None:
             number, exact = _number(name, value)
             if number == 0 and name in NOTHING_AT_ZERO:

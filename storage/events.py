@@ -33,7 +33,9 @@ INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "chain_id": (np.dtype(np.int64), -1),
     "block_number": (np.dtype(np.int64), -1),
     "log_index": (np.dtype(np.int64), -1),
-    "trade_no": (np.dtype(np.int64), -1),  # a trade id that is an integer
+    "trade_no": (np.dtype(np.int64), -1),  # a trade id that is an integer; of a card's price, its time
+    "num_listings": (np.dtype(np.int64), -1),  # of a card
+    "total_quantity": (np.dtype(np.int64), -1),
     "ident": (np.dtype(np.uint64), 0),  # hash of the identity; 0: the event has none
     "digest": (np.dtype(np.uint64), 0),  # hash of all that an event with an identity says
     "trader": (np.dtype(np.uint64), 0),  # hash of user_address; 0: none
@@ -41,7 +43,7 @@ INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "removed": (np.dtype(np.bool_), 0),  # takes back the event with this identity; never stored
 }
 # Floats; NaN says nothing. Each is the shortest decimal text of its value, unless EXACT + name holds another decimal.
-NUMBERS = (
+TRADE_NUMBERS = (
     "price",
     "volume",
     "size",  # only where it differs from volume
@@ -56,6 +58,8 @@ NUMBERS = (
     "bid_ask_spread",
     "market_depth",
 )
+QUOTE_NUMBERS = ("price_low", "price_mid", "price_high", "price_market")  # of a card, beside its price
+NUMBERS = (*TRADE_NUMBERS, *QUOTE_NUMBERS)
 EXACT = "exact_"
 DECIMAL = pa.decimal128(38, 18)
 TEXTS = ("user_address", "position_id", "transaction_hash", "trade_id")  # trade_id: one that is no integer

@@ -10,7 +10,7 @@ from duckdb import DuckDBPyConnection as Connection
 
 from storage import candles, manifest, schema, sealed
 from storage.errors import Unavailable
-from storage.events import DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, Array, Events
+from storage.events import DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, TRADE_NUMBERS, Array, Events
 from storage.rows import to_arrow
 from storage.sealed import Damaged, Within
 
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         ("event_type", pa.string()),
         ("price_type", pa.string()),
         ("side", pa.string()),
-        *((name, DECIMAL) for name in (*_FIRST, *(name for name in NUMBERS if name not in _FIRST))),
+        *((name, DECIMAL) for name in (*_FIRST, *(name for name in TRADE_NUMBERS if name not in _FIRST))),
         *((name, pa.string()) for name in TEXTS),
         *((name, pa.int64()) for name in INTEGERS),
         ("trade_id", pa.string()),

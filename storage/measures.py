@@ -76,9 +76,8 @@ SNAPSHOT_INPUTS = {
     "listings": "CAST(coalesce(num_listings, 0) AS DECIMAL(38, 18))",
     "quantity": "CAST(coalesce(total_quantity, 0) AS DECIMAL(38, 18))",
     "worth": _WORTH.format(price="price", size="coalesce(total_quantity, num_listings, 1)"),
-    "card": "card",
-    "priced": "price > 0",
-    "market_priced": "price > 0 AND price_market IS NOT NULL",
+    "priced": "priced",
+    "market_priced": "priced AND price_market IS NOT NULL",
 }
 
 _PRICES = (
@@ -137,7 +136,12 @@ RATIOS: dict[str, tuple[Ratio, ...]] = {
         Ratio("avg_market_price", "market_price_sum", "market_price_count"),
     ),
 }
-INPUTS = {"perp": TRADE_INPUTS, "spot": TRADE_INPUTS, "card": SNAPSHOT_INPUTS, "index": SNAPSHOT_INPUTS}
+INPUTS = {
+    "perp": TRADE_INPUTS,
+    "spot": TRADE_INPUTS,
+    "card": SNAPSHOT_INPUTS,
+    "index": {**SNAPSHOT_INPUTS, "card": "card"},
+}
 KINDS = tuple(MEASURES)
 KEY = ("ts", "block", "idx", "tid", "pos")  # the order key of an event; first and last carry one
 

@@ -1,7 +1,9 @@
 """DDL and SQL derived from the measure table; numbered migrations, forward only, applied when the database opens."""
 
+from collections.abc import Iterable
+
 from storage.decimals import CAP, ONE
-from storage.events import EXACT, INTEGERS, NUMBERS, TEXTS
+from storage.events import EXACT, INTEGERS, NUMBERS, QUOTE_NUMBERS, TEXTS
 from storage.measures import INPUTS, KEY, MEASURES, SKETCH, Measure, Rule
 from storage.partials import FIELDS
 
@@ -11,9 +13,11 @@ RUNGS = (1, 60, 300, 900, 3600, 86400)  # stored resolutions, seconds
 # is three tables, each wider than the one before, and an event lies in the first that has all it says.
 LEAN = ("market", "ts", "event", "price_type", "side", "price", "volume", "pos")
 TRADED = (*LEAN, "trade_no", "ident", "digest")
+PRICES = ("num_listings", "total_quantity", *QUOTE_NUMBERS)  # what only prices of cards say
+QUOTED = ("market", "ts", "event", "price_type", "price", "pos", "trade_no", "ident", "digest", *PRICES)
 STORED = tuple(name for name in (*INTEGERS, *NUMBERS, *TEXTS) if name != "removed")
 FULL = (*TRADED, *(name for name in STORED if name not in TRADED))
-SHAPES = {"ledger_lean": LEAN, "ledger_traded": TRADED, "ledger_full": FULL}
+SHAPES = {"ledger_lean": LEAN, "ledger_traded": TRADED, "ledger_quoted": QUOTED, "ledger_full": FULL}
 
 _SQL_TYPES = {
     "int32": "INTEGER",
@@ -51,14 +55,13 @@ def recent_table(kind: str, rung: int) -> str:
 
 def migrations() -> tuple[tuple[str, ...], ...]:
     """The statements of each schema version; a database at version v still needs migrations()[v:]."""
+    shapes = {table: [name for name in some if name not in PRICES] for table, some in SHAPES.items()}
+    del shapes["ledger_quoted"]  # which came later
     first = [
         "CREATE TABLE meta (epoch VARCHAR NOT NULL, applied_seq BIGINT NOT NULL)",
-        *(
-            f"CREATE TABLE {table} ({', '.join(f'{name} {sql_type(name)}' for name in columns)})"
-            for table, columns in SHAPES.items()
-        ),
+        *(_ledger_table(table, columns) for table, columns in shapes.items()),
         "CREATE TABLE forgotten (ident UBIGINT NOT NULL, seq BIGINT NOT NULL)",
-        "CREATE VIEW ledger AS " + " UNION ALL BY NAME ".join(f"SELECT * FROM {table}" for table in reversed(SHAPES)),
+        f"CREATE VIEW ledger AS {_ledger(shapes)}",
     ]
     for kind in MEASURES:
         columns = ", ".join(f"{field.name} {field.sql}" for field in FIELDS[kind])
@@ -83,7 +86,21 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         "damaged VARCHAR NOT NULL)",
         "CREATE TABLE dead (pos BIGINT NOT NULL, market INTEGER NOT NULL, ts BIGINT NOT NULL, seq BIGINT NOT NULL)",
     )
-    return tuple(first), (second,), (third,), fourth
+    fifth = (
+        _ledger_table("ledger_quoted", QUOTED),
+        *(f"ALTER TABLE ledger_full ADD COLUMN {name} {sql_type(name)}" for name in PRICES),
+        f"CREATE OR REPLACE VIEW ledger AS {_ledger(SHAPES)}",
+    )
+    return tuple(first), (second,), (third,), fourth, fifth
+
+
+def _ledger_table(table: str, columns: Iterable[str]) -> str:
+    return f"CREATE TABLE {table} ({', '.join(f'{name} {sql_type(name)}' for name in columns)})"
+
+
+def _ledger(tables: Iterable[str]) -> str:
+    """The widest first: it has the names of all columns."""
+    return " UNION ALL BY NAME ".join(f"SELECT * FROM {table}" for table in reversed(list(tables)))
 
 
 PLACE = (

@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from actors.fold import Inputs, Keys
 from storage import decimals
 from storage.events import EVENT_CODE, EVENT_TYPES, EXACT, PRICE_CODE, PRICE_TYPES, Array, Column, Events
 from storage.measures import KEY, MEASURES, Rule
@@ -19,6 +18,9 @@ from tests.oracle import Candle, Event, Place, Snapshot
 
 SOURCES = {1: ("mark",), 2: ("trade",), 3: ("mark", "index", "exit")}
 BITS = np.array([0, *(sum(1 << PRICE_CODE[name] for name in SOURCES[slot]) for slot in sorted(SOURCES))], np.uint8)
+
+# Whatever sets the price of a card is a price of the type that its market takes.
+QUOTED = np.full(len(BITS), 1 << PRICE_CODE["trade"], np.uint8)
 
 # Days on which clocks change in New York and Berlin; an hour within which a session of Kolkata begins; a year's end.
 BASES = [1710054000, 1711846800, 1730613600, 1717412400, 1735689600]
@@ -157,57 +159,25 @@ def columns(events: Sequence[Event]) -> Events:
     return Events(n, out)
 
 
-def snapshot_inputs(kind: str, events: Sequence[Snapshot], t: Array) -> Inputs:
-    """What a fold reads of card prices, laid into buckets."""
-    price = np.array([np.nan if e.price is None else float(e.price) for e in events], np.float64)
-    listings, quantity = [e.num_listings for e in events], [e.total_quantity for e in events]
-    worth = [1 if n is None and q is None else n if q is None else q for n, q in zip(listings, quantity, strict=True)]
-    priced = price > 0
-    size = np.minimum(np.where(priced, price, 0.0) * np.array(worth, np.float64), oracle.LARGEST)
-    values: dict[str, Any] = {
-        "price": price,
-        "price_exact": exact([e.price for e in events]),
-        "market_price": exact([e.price_market for e in events]),
-        "price_low": np.array([np.nan if e.price_low is None else float(e.price_low) for e in events]),
-        "price_high": np.array([np.nan if e.price_high is None else float(e.price_high) for e in events]),
-        "listings": exact([Decimal(x or 0) for x in listings]),
-        "quantity": exact([Decimal(x or 0) for x in quantity]),
-        "worth": decimals.product(size, np.ones(len(events))),
-        "card": np.array([e.card for e in events], np.uint64),
+def snapshot_columns(events: Sequence[Snapshot]) -> Events:
+    """Prices of cards as a batch that has just the columns that say something."""
+    stamps = np.array([e.ts for e in events], np.int64)
+    out: dict[str, Column] = {
+        "market": np.array([e.market for e in events], np.int32),
+        "ts": stamps,
+        "pos": np.array([e.pos for e in events], np.int64),
+        "price_type": np.full(len(events), PRICE_CODE["trade"], np.uint8),
+        "trade_no": stamps,
     }
-    masks = {
-        "priced": priced,
-        "market_priced": priced & np.array([e.price_market is not None for e in events], np.bool_),
-    }
-    keys = Keys(np.array([e.ts for e in events], np.int64), np.array([e.pos for e in events], np.int64))
-    return Inputs(kind, len(events), np.array([e.market for e in events], np.int32), t, keys, values, masks)
-
-
-def snapshot_table(events: Sequence[Snapshot]) -> pa.Table:
-    """Card prices as the relation that SQL folds."""
-    n = len(events)
-    money = {
-        name: decimals.arrow(
-            exact([getattr(e, name) for e in events]),
-            np.array([getattr(e, name) is not None for e in events], np.bool_),
-        )
-        for name in ("price", "price_market", "price_low", "price_high")
-    }
-    return pa.table(
-        {
-            "market": pa.array([e.market for e in events], pa.int32()),
-            "ts": pa.array([e.ts for e in events], pa.int64()),
-            "pos": pa.array([e.pos for e in events], pa.int64()),
-            "card": pa.array([e.card for e in events], pa.uint64()),
-            "num_listings": pa.array([e.num_listings for e in events], pa.int64()),
-            "total_quantity": pa.array([e.total_quantity for e in events], pa.int64()),
-            "block_number": pa.nulls(n, pa.int64()),
-            "log_index": pa.nulls(n, pa.int64()),
-            "trade_no": pa.nulls(n, pa.int64()),
-            "trade_id": pa.nulls(n, pa.string()),
-            **money,
-        }
-    )
+    for name in ("num_listings", "total_quantity"):
+        found = [getattr(e, name) for e in events]
+        if any(x is not None for x in found):
+            out[name] = np.array([-1 if x is None else x for x in found], np.int64)
+    for name in ("price", "price_market", "price_low", "price_high"):
+        found = [getattr(e, name) for e in events]
+        if any(x is not None for x in found):
+            out |= numbers(name, found)
+    return Events(len(events), out)
 
 
 # --- candles as the oracle has them

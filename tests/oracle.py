@@ -89,7 +89,7 @@ class Snapshot:
 
     @property
     def key(self) -> Key:
-        return self.ts, -1, -1, "", self.pos
+        return self.ts, -1, self.ts, "", self.pos
 
 
 Said = Event | Snapshot

@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection as Connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors import fold, vamm
+from actors import cards, fold, vamm
 from actors.fold import Inputs
 from storage import candles, decimals, ledger, schema
 from storage.calendar import MICROS, ONE_DAY, Calendar, parse, rung
@@ -27,6 +27,7 @@ NAMES = {1: "1S", 60: "1", 300: "5", 900: "15", 3600: "60", 86400: "1D"}
 CUSTOM = ("10S", "7", "45", "120", "1440", "1W", "1M")
 FINER = {60: 1, 300: 60, 900: 300, 3600: 900, 86400: 60}
 
+QUOTED = ("card", "index")  # kinds of which the events are prices of cards
 SHAPES = [pytest.param(kind, id=kind) for kind in KINDS]
 
 
@@ -40,10 +41,14 @@ def db() -> Iterator[Connection]:
 def inputs(kind: str, events: Sequence[Any], t: Sequence[int] | None = None) -> Inputs:
     """What a fold reads of these events; `t` are their buckets where those are not seconds."""
     seconds = np.array([e.ts // MICROS for e in events] if t is None else t, np.int64)
-    if kind in ("card", "index"):
-        return algebra.snapshot_inputs(kind, events, seconds)
-    found = vamm.inputs(kind, algebra.columns(events), algebra.BITS)
-    return Inputs(kind, found.n, found.market, seconds, found.keys, found.values, found.masks)
+    if kind in QUOTED:
+        found = cards.inputs(kind, algebra.snapshot_columns(events), algebra.QUOTED)
+    else:
+        found = vamm.inputs(kind, algebra.columns(events), algebra.BITS)
+    values = (
+        found.values if kind != "index" else {**found.values, "card": np.array([e.card for e in events], np.uint64)}
+    )
+    return Inputs(kind, found.n, found.market, seconds, found.keys, values, found.masks)
 
 
 def folded(kind: str, events: Sequence[Any], t: Sequence[int] | None = None) -> Partials:
@@ -71,23 +76,24 @@ def history(kind: str) -> Any:
 
 
 def by_sql(db: Connection, kind: str, events: Sequence[Any], t: Sequence[int]) -> Partials:
-    """What SQL makes of the same events, out of the ledger where it is one of trades."""
+    """What SQL makes of the same events, out of the ledger."""
+    columns: Any = algebra.columns
+    sources = algebra.BITS
+    if kind in QUOTED:
+        columns, sources = algebra.snapshot_columns, algebra.QUOTED
     labels = pa.table(  # noqa: F841 - DuckDB reads tables by their names here
         {
             "pos": pa.array([e.pos for e in events], pa.int64()),
             "label": pa.array(t, pa.int64()),
-            "sources": pa.array([int(algebra.BITS[e.market]) for e in events], pa.uint8()),
+            "sources": pa.array([int(sources[e.market]) for e in events], pa.uint8()),
+            "card": pa.array([e.card if kind in QUOTED else 0 for e in events], pa.uint64()),
         }
     )
-    if kind in ("card", "index"):
-        snapshots = algebra.snapshot_table(events)  # noqa: F841
-        relation = "(SELECT * FROM snapshots JOIN labels USING (pos))"
-        return from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
     db.execute("BEGIN TRANSACTION")
     try:
-        ledger.put(db, [algebra.columns([event]) for event in events])
+        ledger.put(db, [columns([event]) for event in events])
         relation = (
-            "(SELECT l.*, label, price > 0 AND ((sources >> price_type) & 1) = 1 AS priced "
+            "(SELECT l.*, label, card, price > 0 AND ((sources >> price_type) & 1) = 1 AS priced "
             "FROM ledger l JOIN labels USING (pos))"
         )
         return from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())

@@ -158,6 +158,8 @@ def test_batches_of_every_shape_lie_beside_each_other_and_any_of_their_events_ca
         (["price", "user_address"], "ledger_full"),
         (["price", "log_index"], "ledger_full"),
         (["trade_no", "funding_rate"], "ledger_full"),
+        (["price", "trade_no", "ident", "digest", "price_low", "total_quantity"], "ledger_quoted"),
+        (["price_mid", "volume"], "ledger_full"),
     ],
 )
 def test_an_event_lies_in_the_narrowest_table_that_has_all_it_says(
@@ -213,6 +215,27 @@ def test_identities_that_were_let_go_are_known_by_the_batch_that_did(db: Connect
     assert sorted(ledger.forgotten(db, 2).tolist()) == [1, 2**64 - 1]
     assert ledger.forgotten(db, 3).tolist() == [1]
     assert ledger.forgotten(db, 5).tolist() == []
+
+
+def test_a_ledger_from_before_there_were_prices_of_cards_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = schema.migrations()
+    before = next(number for number, step in enumerate(every) if any("ledger_quoted" in each for each in step))
+    with duckdb.connect() as old:
+        with monkeypatch.context() as then:
+            then.setattr(schema, "migrations", lambda: every[:before])
+            migrate(old)
+        full = ", ".join(name for name in schema.FULL if name not in schema.PRICES)
+        old.execute("INSERT INTO ledger_full BY NAME SELECT 7 AS pos, 1 AS market, 5 AS ts, 'a' AS user_address")
+        assert [row[0] for row in old.execute("DESCRIBE ledger_full").fetchall()] == full.split(", ")
+        migrate(old)
+        row = {"price": Decimal(3), "price_low": Decimal(2), "num_listings": 4}
+        ledger.put(old, [batch(list(row), [row], 9), batch([*row, "volume"], [{**row, "volume": Decimal(1)}], 11)])
+        said = old.execute("SELECT pos, user_address, price_low, num_listings, volume FROM ledger ORDER BY pos")
+        assert said.fetchall() == [
+            (7, "a", None, None, None),
+            (9, None, Decimal(2), 4, None),
+            (11, None, Decimal(2), 4, Decimal(1)),
+        ]
 
 
 def test_nothing_is_put_and_found_without_complaint(db: Connection) -> None:
