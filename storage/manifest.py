@@ -34,8 +34,10 @@ def damaged(db: Connection) -> list[str]:
 
 
 def through(db: Connection) -> int:
-    """All batches up to this one are sealed."""
-    ((last,),) = db.execute("SELECT coalesce(max(last), 0) FROM sealed").fetchall()
+    """All batches up to this one are sealed, or were dropped since."""
+    ((last,),) = db.execute(
+        "SELECT greatest((SELECT coalesce(max(last), 0) FROM sealed), (SELECT coalesce(max(seq), 0) FROM dropped))"
+    ).fetchall()
     return int(last)
 
 

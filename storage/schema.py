@@ -91,7 +91,13 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         *(f"ALTER TABLE ledger_full ADD COLUMN {name} {sql_type(name)}" for name in PRICES),
         f"CREATE OR REPLACE VIEW ledger AS {_ledger(SHAPES)}",
     )
-    return tuple(first), (second,), (third,), fourth, fifth
+    dropping = (
+        "CREATE TABLE floors "
+        "(kind VARCHAR NOT NULL, rung INTEGER NOT NULL, before BIGINT NOT NULL, seq BIGINT NOT NULL)",
+        "CREATE TABLE closed (day BIGINT NOT NULL, markets BLOB NOT NULL)",
+        "CREATE TABLE dropped (seq BIGINT NOT NULL)",
+    )
+    return tuple(first), (second,), (third,), fourth, fifth, dropping
 
 
 def _ledger_table(table: str, columns: Iterable[str]) -> str:

@@ -113,6 +113,13 @@ MIGRATIONS: Sequence[Migration] = (
         )
         """,
     ),
+    (
+        "CREATE TABLE floors (kind TEXT, rung INTEGER, before INTEGER, seq INTEGER, PRIMARY KEY (kind, rung))",
+        "CREATE TABLE closed (day INTEGER PRIMARY KEY, markets BLOB NOT NULL)",
+        "CREATE TABLE dropped (seq INTEGER NOT NULL)",
+        "CREATE TABLE frozen "
+        "(kind TEXT, rung INTEGER, low INTEGER, parts BLOB NOT NULL, PRIMARY KEY (kind, rung, low))",
+    ),
 )
 
 
