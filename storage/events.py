@@ -18,10 +18,14 @@ EVENT_TYPES = (
     "PositionLiquidated",
     "PriceUpdated",
     "FundingRateUpdated",
+    "Bar",  # a finished bar: see `storage.finished`
 )
 PRICE_TYPES = ("mark", "index", "entry", "exit", "liquidation", "trade")
 EVENT_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 PRICE_CODE = {name: code for code, name in enumerate(PRICE_TYPES)}
+
+BAR = EVENT_CODE["Bar"]
+BAR_COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count")
 
 # What an absent column, or a row that says nothing, holds.
 INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
@@ -36,6 +40,9 @@ INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "trade_no": (np.dtype(np.int64), -1),  # a trade id that is an integer; of a card's price, its time
     "num_listings": (np.dtype(np.int64), -1),  # of a card
     "total_quantity": (np.dtype(np.int64), -1),
+    "rung": (np.dtype(np.int32), 0),  # of a finished bar: its resolution in seconds; 0: it is an event
+    "ends": (np.dtype(np.int64), 0),  # of a finished bar, µs since 1970 UTC: it begins at its `ts`
+    **{name: (np.dtype(np.int64), 0) for name in BAR_COUNTS},
     "ident": (np.dtype(np.uint64), 0),  # hash of the identity; 0: the event has none
     "digest": (np.dtype(np.uint64), 0),  # hash of all that an event with an identity says
     "trader": (np.dtype(np.uint64), 0),  # hash of user_address; 0: none
@@ -59,7 +66,11 @@ TRADE_NUMBERS = (
     "market_depth",
 )
 QUOTE_NUMBERS = ("price_low", "price_mid", "price_high", "price_market")  # of a card, beside its price
-NUMBERS = (*TRADE_NUMBERS, *QUOTE_NUMBERS)
+BAR_NUMBERS = (  # of a finished bar, beside volume, funding_rate and open_interest
+    *("open", "high", "low", "close", "turnover", "turnover_volume", "buy_volume", "sell_volume"),
+    *("total_fees", "liquidation_volume"),
+)
+NUMBERS = (*TRADE_NUMBERS, *QUOTE_NUMBERS, *BAR_NUMBERS)
 EXACT = "exact_"
 DECIMAL = pa.decimal128(38, 18)
 TEXTS = ("user_address", "position_id", "transaction_hash", "trade_id")  # trade_id: one that is no integer

@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import decimals
-from storage.events import INTEGERS, NUMBERS, TEXTS, Array, Events
+from storage.events import BAR_COUNTS, INTEGERS, NUMBERS, TEXTS, Array, Events
 
 Words = NDArray[np.uint64]
 
@@ -61,7 +61,10 @@ def _seed(name: str) -> int:
 _CHAIN, _TRADE_NO, _TRADE_TEXT = _seed("chain identity"), _seed("trade_no identity"), _seed("trade_id identity")
 _ANOTHER = _seed("another identity")
 _SMALL = ("market", "event", "price_type", "side")  # together one word
-_WIDE = ("ts", "chain_id", "block_number", "log_index", "trade_no", "num_listings", "total_quantity")
+_WIDE = (
+    *("ts", "chain_id", "block_number", "log_index", "trade_no", "num_listings", "total_quantity"),
+    *("rung", "ends", *BAR_COUNTS),
+)
 _LOWERED = ("user_address", "transaction_hash")  # hexadecimal: the case of its letters says nothing
 _NOTHING_SMALL = (INTEGERS["side"][1] & 0xFF) << 48  # the other three are 0
 # The word of a number that says nothing. A price or a fee of 0 is none, as the wire has it.

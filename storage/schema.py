@@ -3,21 +3,29 @@
 from collections.abc import Iterable
 
 from storage.decimals import CAP, ONE
-from storage.events import EXACT, INTEGERS, NUMBERS, QUOTE_NUMBERS, TEXTS
+from storage.events import BAR_COUNTS, BAR_NUMBERS, EXACT, INTEGERS, NUMBERS, QUOTE_NUMBERS, TEXTS
 from storage.measures import INPUTS, KEY, MEASURES, SKETCH, Measure, Rule
 from storage.partials import FIELDS
 
 RUNGS = (1, 60, 300, 900, 3600, 86400)  # stored resolutions, seconds
 
 # Events of one batch mostly say the same few things, and DuckDB pays for every column that a table has: so the ledger
-# is three tables, each wider than the one before, and an event lies in the first that has all it says.
+# is some tables, and an event lies in the first that has all it says.
 LEAN = ("market", "ts", "event", "price_type", "side", "price", "volume", "pos")
 TRADED = (*LEAN, "trade_no", "ident", "digest")
 PRICES = ("num_listings", "total_quantity", *QUOTE_NUMBERS)  # what only prices of cards say
 QUOTED = ("market", "ts", "event", "price_type", "price", "pos", "trade_no", "ident", "digest", *PRICES)
+BARRED = ("rung", "ends", *BAR_COUNTS, *BAR_NUMBERS)  # what only finished bars say
 STORED = tuple(name for name in (*INTEGERS, *NUMBERS, *TEXTS) if name != "removed")
-FULL = (*TRADED, *(name for name in STORED if name not in TRADED))
-SHAPES = {"ledger_lean": LEAN, "ledger_traded": TRADED, "ledger_quoted": QUOTED, "ledger_full": FULL}
+FULL = (*TRADED, *(name for name in STORED if name not in (*TRADED, *BARRED)))
+SHAPES = {
+    "ledger_lean": LEAN,
+    "ledger_traded": TRADED,
+    "ledger_quoted": QUOTED,
+    "ledger_full": FULL,
+    "ledger_barred": (*FULL, *BARRED),
+}
+FINISHED = tuple(measure for measure in MEASURES["perp"] if measure.rule is not Rule.DISTINCT)  # what such a bar has
 
 _SQL_TYPES = {
     "int32": "INTEGER",
@@ -56,7 +64,7 @@ def recent_table(kind: str, rung: int) -> str:
 def migrations() -> tuple[tuple[str, ...], ...]:
     """The statements of each schema version; a database at version v still needs migrations()[v:]."""
     shapes = {table: [name for name in some if name not in PRICES] for table, some in SHAPES.items()}
-    del shapes["ledger_quoted"]  # which came later
+    del shapes["ledger_quoted"], shapes["ledger_barred"]  # which came later
     first = [
         "CREATE TABLE meta (epoch VARCHAR NOT NULL, applied_seq BIGINT NOT NULL)",
         *(_ledger_table(table, columns) for table, columns in shapes.items()),
@@ -89,7 +97,7 @@ def migrations() -> tuple[tuple[str, ...], ...]:
     fifth = (
         _ledger_table("ledger_quoted", QUOTED),
         *(f"ALTER TABLE ledger_full ADD COLUMN {name} {sql_type(name)}" for name in PRICES),
-        f"CREATE OR REPLACE VIEW ledger AS {_ledger(SHAPES)}",
+        f"CREATE OR REPLACE VIEW ledger AS {_ledger([table for table in SHAPES if table != 'ledger_barred'])}",
     )
     dropping = (
         "CREATE TABLE floors "
@@ -97,7 +105,16 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         "CREATE TABLE closed (day BIGINT NOT NULL, markets BLOB NOT NULL)",
         "CREATE TABLE dropped (seq BIGINT NOT NULL)",
     )
-    return tuple(first), (second,), (third,), fourth, fifth, dropping
+    types = {Rule.SUM: "DECIMAL(38, 18)", Rule.COUNT: "BIGINT"}
+    measures = ", ".join(f"{each.name} {types.get(each.rule, 'DOUBLE')}" for each in FINISHED)
+    bars = (
+        _ledger_table("ledger_barred", SHAPES["ledger_barred"]),
+        f"CREATE OR REPLACE VIEW ledger AS {_ledger(SHAPES)}",
+        "CREATE TABLE finished (pos BIGINT NOT NULL, kind VARCHAR NOT NULL, market INTEGER NOT NULL, "
+        "rung INTEGER NOT NULL, begins BIGINT NOT NULL, ends BIGINT NOT NULL, day BIGINT NOT NULL, "
+        f"counts BOOLEAN NOT NULL, {measures})",
+    )
+    return tuple(first), (second,), (third,), fourth, fifth, dropping, bars
 
 
 def _ledger_table(table: str, columns: Iterable[str]) -> str:
