@@ -27,7 +27,7 @@ run: setup ## sample markets on http://localhost:8000 (another port: PORT=8001)
 
 test: setup ## every test of the page and of the daemon (some of these: ARGS="-k journal")
 	scripts/npm run --silent test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(ARGS)
 
 check: setup ## style and types, of the daemon and of the page
 	$(BIN)/ruff check .

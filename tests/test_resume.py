@@ -173,7 +173,7 @@ def test_whoever_comes_back_is_told_what_changed_in_the_words_of_a_chart_that_ha
 ) -> None:
     rare_rounds(monkeypatch)
 
-    @settings(max_examples=EXAMPLES // 6, phases=PHASES)
+    @settings(max_examples=EXAMPLES // 16, phases=PHASES)
     @given(steps)
     def check(history: list[tuple[list[list[Said]], Turn]]) -> None:
         with TemporaryDirectory(dir=tmp_path) as folder:
