@@ -122,6 +122,9 @@ class Config(Struct, frozen=True, kw_only=True):
     archive_quiet_seconds: Annotated[
         float, Setting("How long nothing must have been said of it before that.", number(0, 86400))
     ] = 3600.0
+    feed_silence_seconds: Annotated[
+        float, Setting("How long a feed may go without a heartbeat before it counts as down.", number(0.1, 86400))
+    ] = 60.0
     drain_seconds: Annotated[
         float, Setting("How long a stop may take before what still hangs is cut.", number(0, 600))
     ] = 10.0

@@ -103,6 +103,7 @@ def stack_settings(config: Config) -> StackSettings:
         seal_events=config.seal_events,
         archive_days=config.archive_days,
         archive_quiet=config.archive_quiet_seconds,
+        feed_silence=config.feed_silence_seconds,
     )
 
 
@@ -156,6 +157,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         intake=stack.intake,
         registry=stack.registry,
         keys=stack.keys,
+        coverage=stack.coverage,
         writer=stack.writer,
         journal=stack.journal,
         database=stack.database,

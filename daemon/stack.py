@@ -13,6 +13,7 @@ from msgspec import Struct
 from actors.archivist import Archivist
 from actors.background import Background
 from actors.backups import Backups
+from actors.coverage import Coverage
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -23,7 +24,7 @@ from actors.sealing import Sealing
 from actors.writer import Writer
 from daemon import __version__
 from daemon.recovery import Recovered, Recovery
-from storage import answers, backup, candles, keys, ledger, manifest, markets, rejects
+from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
 from storage.database import Database, Door
 from storage.events import Array
@@ -50,6 +51,7 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     seal_events: int = 1_000_000
     archive_days: int = 7
     archive_quiet: float = 3600.0
+    feed_silence: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Stack:
     store: Store
     registry: Registry
     keys: Keys
+    coverage: Coverage
     identities: Identities
     writer: Writer
     hub: Hub
@@ -99,6 +102,8 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
 
         registry = Registry(in_state, markets, lambda slot: engine.has_events(slot))
         key_cache = Keys(in_state, keys)
+        reporting = await door.run(coverage.reporting, state)
+        ledger_of_feeds = Coverage(in_state, coverage, reporting, now=now, silence=settings.feed_silence)
 
         async def sum_up(rounds: list[Round]) -> Flush:
             return await door.run(flushed, rounds, registry.kinds, registry.sources, _days(registry), _spans(registry))
@@ -173,6 +178,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             store,
             registry,
             key_cache,
+            ledger_of_feeds,
             identities,
             writer,
             hub,
@@ -187,6 +193,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         async with trio.open_nursery() as below:
             await below.start(hub.run)
             await below.start(key_cache.run)
+            await below.start(ledger_of_feeds.run)
             below.start_soon(database.watch)
             async with trio.open_nursery() as store_writer:
                 await store_writer.start(writer.run)
@@ -203,6 +210,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                     engine.close()
                 writer.close()
             await key_cache.flush()
+            await ledger_of_feeds.flush()
             below.cancel_scope.cancel()
 
 

@@ -1,9 +1,10 @@
 """The market registry: put, find by any of its names, search."""
 
+import json
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from storage.events import PRICE_TYPES
 from storage.names import Reference, contract_key, folded, qualified, words_in
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
 from storage.state import Connection, State
+from storage.variants import Variant, pricescale, variant_of
 
 HasEvents = Callable[[int], bool]  # whether the market in this slot has events
 
@@ -85,9 +87,12 @@ def deactivate(state: State, symbol: str) -> Market:
 def found_or_created(state: State, references: Sequence[Reference], kind: Kind) -> list[Market | None]:
     """As `found`, registering what is missing as a market of this kind that says nothing else of itself.
 
-    A market_id alone does not say what to call a market, and a name that no market may bear stays missing.
+    A market_id alone does not say what to call a market, and a name that no market may bear stays missing. A market
+    of kind `card` is that of a variant; its card and marketplace are registered with it.
     """
     with state.writing() as db:
+        if kind == "card":
+            return _variants(db, [reference if isinstance(reference, str) else "" for reference in references])
         return [_found(db, reference) or _created(db, reference, kind) for reference in references]
 
 
@@ -224,6 +229,8 @@ def _put(db: Connection, fields: dict[str, Any], has_events: HasEvents) -> Marke
 
 
 def _registered(db: Connection, fields: dict[str, Any]) -> Market:
+    if fields.get("kind", "perp") != "card" and variant_of(fields["market_symbol"]):
+        raise BadRequest(f"kind: expected card for {fields['market_symbol']!r}, which names a variant of a card")
     slot = int(db.execute("SELECT coalesce(max(slot), 0) + 1 FROM markets").fetchone()[0])
     kind: Kind = fields.get("kind", "perp")
     market = Market(
@@ -240,6 +247,57 @@ def _registered(db: Connection, fields: dict[str, Any]) -> Market:
     _see_free(db, market, None)
     db.execute(INSERT, _row(market))
     return market
+
+
+# Of all these names at once: there may be 100,000.
+_AMONG = "IN (SELECT value FROM json_each(?))"
+
+
+def _variants(db: Connection, symbols: Sequence[str]) -> list[Market | None]:
+    """The markets of these variants; None where a symbol names no variant, or is taken."""
+    keys = [folded(symbol) for symbol in symbols]
+    full = {key: f"{folded(EXCHANGES['card'])}:{key}" for key in keys}
+    rows = db.execute(f"{SELECT} WHERE key {_AMONG}", [json.dumps([*keys, *full.values()])])
+    known: dict[str, Market] = {folded(market.market_symbol): market for market in map(_market, rows)}
+    wanted = {
+        key: variant
+        for key, symbol in zip(keys, symbols, strict=True)
+        if key not in known and full[key] not in known and (variant := variant_of(symbol))
+    }
+    if wanted:
+        new = _new_variants(db, wanted.values())
+        db.executemany(INSERT, [_row(market) for market in new])
+        known.update(zip(wanted, new, strict=True))
+    return [known.get(key) for key in keys]
+
+
+def _new_variants(db: Connection, variants: Collection[Variant]) -> list[Market]:
+    """Markets for these variants, not yet stored, with the slots and ids that come next; their cards are."""
+    cards = {folded(variant.card_id): variant.card_id for variant in variants}
+    db.executemany("INSERT OR IGNORE INTO cards (key, id) VALUES (?, ?)", list(cards.items()))
+    places = {folded(variant.marketplace): variant.marketplace for variant in variants}
+    db.executemany("INSERT OR IGNORE INTO marketplaces (key, id) VALUES (?, ?)", list(places.items()))
+    names = dict(db.execute(f"SELECT key, coalesce(name, id) FROM cards WHERE key {_AMONG}", [json.dumps([*cards])]))
+    slot = int(db.execute("SELECT coalesce(max(slot), 0) + 1 FROM markets").fetchone()[0])
+    last = slot + len(variants) - 1
+    taken = db.execute("SELECT 1 FROM markets WHERE market_id BETWEEN ? AND ? LIMIT 1", [slot, last]).fetchone()
+    first = _free_id(db, slot) if taken is None else _highest_id(db) + 1
+    now = time.time_ns() // 1_000_000 * 1000
+    return [
+        Market(
+            slot=slot + i,
+            market_id=first + i,
+            market_symbol=variant.symbol,
+            kind="card",
+            name=f"{names[folded(variant.card_id)]} ({variant.described})"[:200],
+            base_asset=variant.card_id,
+            quote_asset=variant.currency,
+            created_timestamp=now,
+            price_source=PRICE_SOURCES["card"],
+            pricescale=pricescale(variant.currency),
+        )
+        for i, variant in enumerate(variants)
+    ]
 
 
 def _changed(db: Connection, old: Market, fields: dict[str, Any], has_events: HasEvents) -> Market:
@@ -306,12 +364,15 @@ def _see_free(db: Connection, new: Market, old: Market | None) -> None:
 def _free_id(db: Connection, slot: int) -> int:
     if _found(db, slot) is None:
         return slot
-    # Ids of 2**63 and more are stored as negative numbers: unless the highest of the others is the last of them, the
-    # next one is free.
-    highest = int(db.execute("SELECT max(market_id) FROM markets").fetchone()[0])
+    highest = _highest_id(db)
     if highest < 2**63 - 1:
         return highest + 1
     raise Conflict("market_id: none can be assigned above 9223372036854775807; give one")
+
+
+def _highest_id(db: Connection) -> int:
+    """Unless it is the last of them, the next id is free: those of 2**63 and more are stored as negative numbers."""
+    return int(db.execute("SELECT max(market_id) FROM markets").fetchone()[0])
 
 
 def _row(market: Market) -> list[object]:
@@ -342,7 +403,8 @@ _SHARED_TEXTS: dict[str | None, str | None] = {}
 def _words(market: Market) -> str:
     """What search looks in: each word with two blanks before it."""
     symbol = words_in(market.market_symbol)
-    joined = ["".join(symbol)]  # BTCUSD finds BTC/USD
+    # BTCUSD finds BTC/USD; of a variant's six words together nobody knows the order.
+    joined = [] if variant_of(market.market_symbol) else ["".join(symbol)]
     texts = (market.name, market.description)
     return "".join(
         f"  {w}" for w in dict.fromkeys([*symbol, *joined, *(w for t in texts if t for w in words_in(t))]) if w

@@ -120,6 +120,31 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE TABLE frozen "
         "(kind TEXT, rung INTEGER, low INTEGER, parts BLOB NOT NULL, PRIMARY KEY (kind, rung, low))",
     ),
+    (
+        """
+        CREATE TABLE cards (
+            key TEXT PRIMARY KEY,
+            id TEXT NOT NULL,
+            name TEXT,
+            game TEXT,
+            set_code TEXT,
+            set_name TEXT,
+            collector_number TEXT,
+            rarity TEXT,
+            formats TEXT NOT NULL DEFAULT '[]',
+            image_url TEXT
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE marketplaces (
+            key TEXT PRIMARY KEY,
+            id TEXT NOT NULL,
+            name TEXT,
+            url TEXT,
+            currency TEXT
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 

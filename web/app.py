@@ -22,6 +22,7 @@ from web.admin import admin
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
 from web.health import health
+from web.heartbeats import heartbeats
 from web.ingest import ingest
 from web.limits import Limiter
 from web.markets import Symbol, markets
@@ -116,7 +117,18 @@ class App(QuartTrio):
         self.url_map.strict_slashes = self.url_map.merge_slashes = False
         self.url_map.converters["symbol"] = Symbol
         self.extensions[export.EXTENSION] = export.Exports(services)
-        for blueprint in (udf, ingest, export.export, markets, health, metrics.metrics, sockets, admin, ui.ui):
+        for blueprint in (
+            udf,
+            ingest,
+            heartbeats,
+            export.export,
+            markets,
+            health,
+            metrics.metrics,
+            sockets,
+            admin,
+            ui.ui,
+        ):
             self.register_blueprint(blueprint)
         self.register_error_handler(Exception, answered)
         self.register_error_handler(HTTPException, answered)

@@ -17,6 +17,8 @@ WANTED: dict[str, Scope | None] = {
     "ui.asset": None,
     "ui.file": None,
     "ingest.events": "ingest",
+    "heartbeats.beats": "ingest",
+    "heartbeats.coverage": "ingest",
     "admin.backup_progress": "admin",
     "export.events": "admin",  # they name traders
 }

@@ -15,6 +15,7 @@ from quart_trio.wrappers import TrioRequest
 
 from actors.archivist import Archivist
 from actors.backups import Backups
+from actors.coverage import Coverage
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -76,6 +77,7 @@ class Services:
     intake: Intake
     registry: Registry
     keys: Keys
+    coverage: Coverage
     writer: Writer
     journal: Journal
     database: Database

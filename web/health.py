@@ -7,10 +7,13 @@ from typing import Literal
 from msgspec import Struct
 from quart import Blueprint, Response
 
+from actors.coverage import FeedState
 from web.auth import at_home
 from web.context import NO_STORE, Services, WebSettings, reply, request, services
 
 health = Blueprint("health", __name__)
+
+NAMED = 20  # feeds that are named
 
 
 class Markets(Struct, frozen=True):
@@ -44,6 +47,22 @@ class Streams(Struct, frozen=True):
     subscriptions: int
 
 
+class FeedHealth(Struct, frozen=True):
+    """How far a feed is."""
+
+    feed: str
+    up: bool
+    lag_seconds: float
+
+
+class Feeds(Struct, frozen=True):
+    """Who says what they have seen."""
+
+    reporting: int
+    down: int
+    slowest: list[FeedHealth]
+
+
 class Local(Struct, frozen=True):
     """What a shell on this machine needs to run candled's commands on this data."""
 
@@ -68,6 +87,7 @@ class Health(Struct, frozen=True, kw_only=True):
     last_archive: str | None  # when the newest file of bars was made
     sealed: Sealed
     streams: Streams
+    feeds: Feeds
     local: Local | None  # only for those who ask on this machine
 
 
@@ -127,6 +147,9 @@ async def examined(services: Services) -> Health:
             notices.append(f"{what}, and rebuilt")
     if recovered.torn_bytes:
         notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
+    feeds = sorted(services.coverage.statistics(), key=lambda feed: -feed.lag)
+    down = [f"feed {feed.name}: down, it saw everything until {feed.lag:.0f} s ago" for feed in feeds if not feed.up]
+    notices += down[:NAMED]
     return Health(
         status="degraded" if reasons else "ok",
         reasons=reasons,
@@ -148,12 +171,18 @@ async def examined(services: Services) -> Health:
         last_archive=_instant(archive.last),
         sealed=Sealed(sealed.through, sealed.files, sealed.events, sealed.bytes, _instant(sealed.last)),
         streams=Streams(hub.connections, hub.subscriptions),
+        feeds=_feeds(feeds),
         local=_local(services.settings) if at_home(request()) else None,
     )
 
 
 def _instant(seconds: float) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
+
+
+def _feeds(feeds: list[FeedState]) -> Feeds:
+    slowest = [FeedHealth(feed.name, feed.up, round(feed.lag, 3)) for feed in feeds[:NAMED]]
+    return Feeds(len(feeds), sum(not feed.up for feed in feeds), slowest)
 
 
 def _local(settings: WebSettings) -> Local | None:

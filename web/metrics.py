@@ -83,6 +83,7 @@ class Everything(Collector):
         yield from self._archive()
         yield from self._registry()
         yield from self._hub()
+        yield from self._feeds()
 
     def _limits(self) -> Iterator[Metric]:
         limiter = self._limiter.statistics()
@@ -195,6 +196,21 @@ class Everything(Collector):
         yield counter("stream_conflated", "States replaced by newer ones before they were sent.", hub.conflated)
         yield counter("stream_lagged", "Snapshots sent because too much was pending.", hub.lagged)
         yield counter("stream_slow_drops", "Connections given up because they took nothing.", hub.dropped)
+
+    def _feeds(self) -> Iterator[Metric]:
+        feeds = self._services.coverage.statistics()
+        yield gauge("feeds_reporting", "Feeds that send heartbeats and have not ended.", len(feeds))
+        yield gauge("feeds_down", "Those of them that are down.", sum(not feed.up for feed in feeds))
+        up = GaugeMetricFamily("candled_feed_up", "1 while a feed reports.", labels=["feed"])
+        lag = GaugeMetricFamily("candled_feed_lag_seconds", "From what a feed has seen to the clock.", labels=["feed"])
+        for feed in feeds:
+            up.add_metric([feed.name], feed.up)
+            lag.add_metric([feed.name], feed.lag)
+        yield from (up, lag)
+        outages = {feed.name: float(feed.outages) for feed in feeds}
+        yield by("feed_outages", "Outages of a feed that are over.", "feed", outages)
+        down = {feed.name: feed.down_seconds for feed in feeds}
+        yield by("feed_down_seconds", "How long these took.", "feed", down)
 
 
 @metrics.get("/metrics")

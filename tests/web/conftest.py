@@ -98,6 +98,7 @@ async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncItera
                 intake=stack.intake,
                 registry=stack.registry,
                 keys=stack.keys,
+                coverage=stack.coverage,
                 writer=stack.writer,
                 journal=stack.journal,
                 database=stack.database,
