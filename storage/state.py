@@ -145,6 +145,36 @@ MIGRATIONS: Sequence[Migration] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE feeds (
+            id INTEGER PRIMARY KEY,
+            name TEXT NOT NULL UNIQUE,
+            since INTEGER NOT NULL,
+            heard INTEGER NOT NULL,
+            standing TEXT NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE feed_spans (
+            feed INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+            PRIMARY KEY (feed, low)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE members (
+            slot INTEGER NOT NULL, feed INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER,
+            PRIMARY KEY (slot, feed, low)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX members_watched ON members (feed) WHERE high IS NULL",
+        """
+        CREATE TABLE covered (
+            slot INTEGER NOT NULL, feed INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+            PRIMARY KEY (slot, feed, low)
+        ) WITHOUT ROWID
+        """,
+    ),
 )
 
 
