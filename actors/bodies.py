@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.words import KNOWN, TEXT, Mask, Micros, Unreadable, iso, shown
+from actors.words import CARD_FIELDS, KNOWN, TEXT, Mask, Micros, Unreadable, iso, shown
 from storage.errors import BadRequest, TooLarge
 from storage.events import Array
 
@@ -41,14 +41,15 @@ class Batch:
     raw: Callable[[int, Any], bytes]  # one event as sent
 
 
-def opened(body: bytes, form: str, limit: int) -> Batch:
+def opened(body: bytes, form: str, limit: int, known: frozenset[str] = KNOWN) -> Batch:
+    """A body as columns of the fields in `known`, whatever else it says."""
     match form:
         case "application/json":
-            return _json_batch(_unmarked(body))
+            return _json_batch(_unmarked(body), known)
         case "application/x-ndjson":
-            return _ndjson_batch(_unmarked(body))
+            return _ndjson_batch(_unmarked(body), known)
         case "application/vnd.apache.arrow.stream":
-            return _arrow_batch(body, limit)
+            return _arrow_batch(body, limit, known)
     raise UnsupportedMediaType(f"Content-Type: expected {JSON}, {NDJSON} or {ARROW}, got {shown(form)}")
 
 
@@ -73,12 +74,12 @@ def _shape(names: tuple[str, ...]) -> tuple[msgspec.json.Decoder[Any], msgspec.j
     return msgspec.json.Decoder(shape), msgspec.json.Decoder(list[shape])  # type: ignore[valid-type]  # made just now
 
 
-def _names(first: Any) -> tuple[str, ...] | None:
+def _names(first: Any, known: frozenset[str]) -> tuple[str, ...] | None:
     """The members of the first event, if all are known: most requests hold events of one shape."""
-    return tuple(first) if isinstance(first, dict) and KNOWN.issuperset(first) else None
+    return tuple(first) if isinstance(first, dict) and known.issuperset(first) else None
 
 
-def _ndjson_batch(body: bytes) -> Batch:
+def _ndjson_batch(body: bytes, known: frozenset[str]) -> Batch:
     def raw(row: int, event: Any) -> bytes:
         if not lines:
             lines.extend(_lines(body))
@@ -87,13 +88,13 @@ def _ndjson_batch(body: bytes) -> Batch:
     lines: list[bytes] = []
     start = body[:4096].lstrip()
     try:
-        names = _names(_ANYTHING.decode(start[: start.find(b"\n") % 4096]))
+        names = _names(_ANYTHING.decode(start[: start.find(b"\n") % 4096]), known)
         if names is not None:
             batch = _shaped(names, _shape(names)[0].decode_lines(body), raw)
             return batch
     except _PARSING:
         pass  # events of several shapes, or trouble: the other ways will say
-    batch = _loose(_ndjson_events(body), raw)
+    batch = _loose(_ndjson_events(body), raw, known)
     return batch
 
 
@@ -119,7 +120,7 @@ def _ndjson_events(body: bytes) -> list[Any]:
         raise _malformed(mended, error, lines=True) from None
 
 
-def _json_batch(body: bytes) -> Batch:
+def _json_batch(body: bytes, known: frozenset[str]) -> Batch:
     def raw(row: int, _: Any) -> bytes:
         if not array:
             return body.strip()
@@ -133,12 +134,12 @@ def _json_batch(body: bytes) -> Batch:
     if array:
         try:
             text = start[1:].decode("utf-8", "ignore").lstrip()
-            names = _names(json.JSONDecoder().raw_decode(text)[0])
+            names = _names(json.JSONDecoder().raw_decode(text)[0], known)
             if names is not None:
                 return _shaped(names, _shape(names)[1].decode(body), raw)
         except (*_PARSING, json.JSONDecodeError):
             pass  # as above
-    return _loose(_json_events(body, array), raw)
+    return _loose(_json_events(body, array), raw, known)
 
 
 def _json_events(body: bytes, array: bool) -> list[Any]:
@@ -215,7 +216,7 @@ def _halved(event: Any) -> Unreadable:
         if not _is_unicode(name):
             return Unreadable(f"{expected} the name {json.dumps(name):.60}", symbol)
         if not _is_unicode(value):
-            if name in KNOWN:  # whoever counts reasons by field is not to count whatever anybody makes up
+            if name in _PULL:  # whoever counts reasons by field is not to count whatever anybody makes up
                 return Unreadable(f"{expected} {json.dumps(value):.60}", symbol, name)
             return Unreadable(f"{expected} {name[:TEXT]}: {json.dumps(value):.60}", symbol)
     return Unreadable(f"{expected} a field that is there twice", symbol)
@@ -267,14 +268,14 @@ def _shaped(names: Sequence[str], events: Sequence[Any], raw: Callable[[int, Any
     return _listed(len(events), values, read, raw)
 
 
-def _loose(events: Sequence[Any], raw: Callable[[int, Any], bytes]) -> Batch:
+def _loose(events: Sequence[Any], raw: Callable[[int, Any], bytes], known: frozenset[str]) -> Batch:
     def read(rows: Array) -> Iterator[Any]:
         return (events[row] for row in rows.tolist())
 
     objects = events
     if not set(map(type, events)) <= {dict}:
         objects = [event if type(event) is dict else {} for event in events]  # an empty one has no market, so is slow
-    names = KNOWN.intersection(set().union(*objects))
+    names = known.intersection(set().union(*objects))
     return _listed(len(events), {name: [event.get(name) for event in objects] for name in names}, read, raw)
 
 
@@ -293,7 +294,7 @@ def _listed(
 
 # A comprehension over a member that is written out takes half the time of any that looks it up by name.
 _PULL: dict[str, Callable[[Sequence[Any]], list[Any]]] = {
-    name: eval(f"lambda events: [event.{name} for event in events]") for name in KNOWN
+    name: eval(f"lambda events: [event.{name} for event in events]") for name in KNOWN | CARD_FIELDS
 }
 _PLAIN: dict[type, Any] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 
@@ -327,9 +328,9 @@ def _column(values: list[Any], odd: Mask) -> Any:
     return pa.array([value if fit else None for value, fit in zip(values, fits, strict=True)], _PLAIN[main])
 
 
-def _arrow_batch(body: bytes, limit: int) -> Batch:
+def _arrow_batch(body: bytes, limit: int, known: frozenset[str]) -> Batch:
     try:
-        table = _arrow_table(body, limit)
+        table = _arrow_table(body, limit, known)
         _refuse_inexact(table)
         columns = {name: _plain(name, table.column(name)) for name in table.column_names}
     except (pa.ArrowException, OSError, EOFError, ValueError, struct.error) as error:
@@ -351,14 +352,15 @@ def _arrow_batch(body: bytes, limit: int) -> Batch:
     return Batch(table.num_rows, columns, np.zeros(table.num_rows, np.bool_), read, raw)
 
 
-def _arrow_table(body: bytes, limit: int) -> Any:
+def _arrow_table(body: bytes, limit: int, known: frozenset[str]) -> Any:
     buffer = pa.py_buffer(body)
     if _unpacked_size(buffer, limit) > limit:
         raise TooLarge(f"body: expected at most {limit} bytes unpacked, got more")
     schema = pa.ipc.open_stream(buffer).schema
-    wanted = [i for i, name in enumerate(schema.names) if name in KNOWN]
+    wanted = [i for i, name in enumerate(schema.names) if name in known]
     if not wanted:
-        raise BadRequest(f"body: expected columns like market_symbol, timestamp and price, got {shown(schema.names)}")
+        like = "market_symbol, timestamp and price" if "timestamp" in known else "time, card_id and price"
+        raise BadRequest(f"body: expected columns like {like}, got {shown(schema.names)}")
     for i in wanted:
         if schema.names.count(schema.names[i]) > 1:
             raise BadRequest(f"body: expected one column {schema.names[i]}, got several")

@@ -57,7 +57,7 @@ class Reading:
         if self.unknown and not self._final:
             return out
         self._removed()
-        out["ts"] = self._times()
+        out["ts"] = self._times("timestamp")
         events = self._codes("event_type", EVENT_CODE)
         if events is not None:
             out["event"] = np.where(events == _NONE, 0, events).astype(np.uint8)
@@ -84,12 +84,12 @@ class Reading:
         alias = self._given.get(ALIASES[name]) if name in ALIASES else None
         if found is None or alias is None:
             return alias if found is None else found
-        self.slow |= ~_valid(found) & _valid(alias)
+        self.slow |= ~valid(found) & valid(alias)
         return found
 
     def _odd(self, column: Any) -> None:
         """This column is not of a type that is read whole."""
-        self.slow |= _valid(column)
+        self.slow |= valid(column)
 
     def _markets(self) -> tuple[Array, Array]:
         """For every row the place of its market in a list of the slots named; slot 0 is none."""
@@ -109,7 +109,7 @@ class Reading:
         """Each row's place in a list of markets as they are named, None for no name, and who knows them."""
         nowhere = np.zeros(self.n, np.intp), [None], self._named.slot_of_id
         if (symbol := self._column("market_symbol")) is not None:
-            if not _is_text(symbol):
+            if not is_text(symbol):
                 self._odd(symbol)
                 return nowhere
             entry, texts = self._entries(symbol)
@@ -121,7 +121,7 @@ class Reading:
             entry, numbers = self._entries(number)
             return entry, [x if x is not None and x >= 0 else None for x in numbers], self._named.slot_of_id
         address, chain = self._column("contract_address"), self._whole(self._column("chain_id"))
-        if address is None or not _is_text(address) or not (chain is None or pa.types.is_int64(chain.type)):
+        if address is None or not is_text(address) or not (chain is None or pa.types.is_int64(chain.type)):
             self.slow[:] = True
             return nowhere
         entry, texts = self._entries(address)
@@ -142,7 +142,7 @@ class Reading:
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         indices = encoded.indices
         if indices.null_count:
-            self.slow |= ~_valid(indices)
+            self.slow |= ~valid(indices)
             indices = indices.fill_null(0)
         values = encoded.dictionary.to_pylist()
         return indices.to_numpy(zero_copy_only=False), values or [None]
@@ -155,27 +155,27 @@ class Reading:
             else:
                 self._odd(column)
 
-    def _times(self) -> Array:
-        column = self._column("timestamp")
+    def _times(self, name: str) -> Array:
+        column = self._column(name)
         end = self._now + AHEAD
         if column is None:
             self.slow[:] = True
             return np.zeros(self.n, np.int64)
         if column.null_count:
-            self.slow |= ~_valid(column)
+            self.slow |= ~valid(column)
         kind = column.type
         if pa.types.is_int64(kind):
-            millis: Array = _filled(column, 0)
+            millis: Array = filled(column, 0)
             self._only((millis >= LEAST_MS) & (millis <= end // 1000))
             return np.asarray(millis * 1000)
         if pa.types.is_float64(kind):
-            millis = _filled(column, 0.0)
+            millis = filled(column, 0.0)
             self._only((millis >= LEAST_MS) & (millis < MICROSECONDS))
             # Rows that are slow hold any number: keep them from overflowing.
             micros = np.rint(np.where(self.slow, 0.0, millis) * 1000).astype(np.int64)
         elif pa.types.is_timestamp(kind):
-            micros = _filled(column.view(pa.int64()), -1)
-        elif _is_text(column):
+            micros = filled(column.view(pa.int64()), -1)
+        elif is_text(column):
             entry, texts = self._entries(column)
             instants = [None if text is None else instant(text) for text in texts]
             micros = np.array([-1 if at is None else at for at in instants], np.int64)[entry]
@@ -194,7 +194,7 @@ class Reading:
         column = self._column(name)
         if column is None:
             return None
-        if not _is_text(column):
+        if not is_text(column):
             self._odd(column)
             return None
         was = self.slow
@@ -231,7 +231,7 @@ class Reading:
             if pa.types.is_int64(kind):
                 column = column.cast(pa.float64(), safe=False)
             values = column.to_numpy(zero_copy_only=False)
-        elif _is_text(column):
+        elif is_text(column):
             read = self._decimal_texts(column)
             if read is None:
                 return {}
@@ -247,7 +247,7 @@ class Reading:
             if name in NOT_NEGATIVE:
                 good &= values >= 0
             if column.null_count:
-                good |= ~_valid(column)
+                good |= ~valid(column)
             self._only(good)
             zero = values == 0
             if zero.any():
@@ -303,10 +303,10 @@ class Reading:
         if column is None:
             return None
         if pa.types.is_int64(column.type):
-            found = _filled(column, -1)
-            self.slow |= ((found < 0) & _valid(column)) | (found > 1)
+            found = filled(column, -1)
+            self.slow |= ((found < 0) & valid(column)) | (found > 1)
         elif pa.types.is_boolean(column.type):
-            found = _filled(column.cast(pa.int8()), -1)
+            found = filled(column.cast(pa.int8()), -1)
         else:
             self._odd(column)
             return None
@@ -323,10 +323,10 @@ class Reading:
         if not pa.types.is_int64(column.type):
             self._odd(column)
             return None
-        values = _filled(column, 0)
+        values = filled(column, 0)
         if len(values) and values.min() < 0:
             self.slow |= values < 0
-        return _filled(column, -1)
+        return filled(column, -1)
 
     def _whole(self, column: Any) -> Any:
         """Floats that are integers, as tables with gaps have them, as integers."""
@@ -336,7 +336,7 @@ class Reading:
             whole = column.cast(pa.int64())
         except pa.ArrowInvalid:
             return column
-        self.slow |= np.abs(_filled(column, 0.0)) >= 2.0**53
+        self.slow |= np.abs(filled(column, 0.0)) >= 2.0**53
         return whole
 
     def _texts(self, name: str) -> Any:
@@ -345,7 +345,7 @@ class Reading:
             return None
         if pa.types.is_int64(column.type):
             return column.cast(pa.string())
-        if not _is_text(column):
+        if not is_text(column):
             self._odd(column)
             return None
         texts = self._short(column)
@@ -375,7 +375,7 @@ class Reading:
         """Where an event names a transaction but no chain, it is on the chain of its market."""
         home = self._named.chains[slots][entry]
         said = out.get("chain_id", np.full(self.n, -1, np.int64))
-        absent = (said == -1) & _valid(out["transaction_hash"])
+        absent = (said == -1) & valid(out["transaction_hash"])
         out["chain_id"] = np.where(absent, home, said)
 
     def _trade_ids(self) -> dict[str, Column]:
@@ -383,17 +383,17 @@ class Reading:
         if column is None:
             return {}
         if pa.types.is_int64(column.type):
-            values = _filled(column, 0)
+            values = filled(column, 0)
             if len(values) and values.min() < 0:
                 self.slow |= values < 0
-            return {"trade_no": _filled(column, -1)}
-        if not _is_text(column):
+            return {"trade_no": filled(column, -1)}
+        if not is_text(column):
             self._odd(column)
             return {}
         texts = self._short(column)
         whole = pc.match_substring_regex(texts, "^(0|[1-9][0-9]{0,17})$")
         none = pa.scalar(None, pa.string())
-        numbers = _filled(pc.if_else(whole, texts, none).cast(pa.int64()), -1)
+        numbers = filled(pc.if_else(whole, texts, none).cast(pa.int64()), -1)
         if pc.all(whole).as_py():
             return {"trade_no": numbers}
         texts = pc.if_else(whole, none, texts)
@@ -407,12 +407,14 @@ _NONE, _WRONG = 255, 254
 _TAKEN = np.isin(np.arange(256), [KIND_CODE[kind] for kind in TRADED])  # by index into KINDS
 
 
-def _valid(column: Any) -> Mask:
-    valid: Mask = column.is_valid().to_numpy(zero_copy_only=False)
-    return valid
+def valid(column: Any) -> Mask:
+    """Which rows say something."""
+    found: Mask = column.is_valid().to_numpy(zero_copy_only=False)
+    return found
 
 
-def _filled(column: Any, nothing: float) -> Array:
+def filled(column: Any, nothing: float) -> Array:
+    """The values, and `nothing` where there is none."""
     if column.null_count:
         column = column.fill_null(nothing)
     values: Array = column.to_numpy(zero_copy_only=False)
@@ -435,6 +437,7 @@ def _amounts(texts: Any) -> Any:
         return None
 
 
-def _is_text(column: Any) -> bool:
+def is_text(column: Any) -> bool:
+    """Whether a column is one of texts, be they in a dictionary or not."""
     kind = column.type
     return bool(pa.types.is_string(kind) or (pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type)))

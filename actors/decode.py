@@ -1,7 +1,7 @@
 """Pure: the bytes of a request into validated event columns, with a reason for every event that is refused."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,12 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from actors import snapshots
 from actors.bodies import FEW, MANY, Batch, opened
 from actors.bodies import UnsupportedMediaType as UnsupportedMediaType
 from actors.columns import Reading
-from actors.words import TEXT, Unknown, Unreadable, assembled, lean, no_market, shown, understood
+from actors.snapshots import SnapshotReading
+from actors.words import CARD_FIELDS, KNOWN, TEXT, Unknown, Unreadable, assembled, lean, no_market, shown, understood
 from actors.words import Named as Named
 from storage.errors import BadEvent, BadRequest, TooLarge
 from storage.events import Column, Events, concat
@@ -41,22 +43,42 @@ class Decoded:
     unknown: list[Reference]  # not known in memory; then nothing else is here: look them up and decode again
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a request holds, and how that is read: all at once, or one by one."""
+
+    known: frozenset[str]  # the fields that count
+    reading: type[Reading]
+    understood: Callable[[Any, Named, int], dict[str, Any]]
+
+
+EVENTS = Form(KNOWN, Reading, understood)
+SNAPSHOTS = Form(CARD_FIELDS, SnapshotReading, snapshots.understood)  # prices of cards
+
+
 def decode(
-    body: bytes, content_type: str, named: Named, now_us: int, *, final: bool = False, limit: int = UNPACKED
+    body: bytes,
+    content_type: str,
+    named: Named,
+    now_us: int,
+    *,
+    form: Form = EVENTS,
+    final: bool = False,
+    limit: int = UNPACKED,
 ) -> Decoded:
     """The events of a body; `final` refuses those of markets that are not in memory.
 
     Without `final`, references to such markets are returned instead, to be looked up first. BadRequest where the body
     cannot be read at all; TooLarge where it holds more than 2**20 events, or more than `limit` bytes once unpacked.
     """
-    batch = opened(body, content_type.partition(";")[0].strip().lower(), limit)
+    batch = opened(body, content_type.partition(";")[0].strip().lower(), limit, form.known)
     if batch.n > MANY:
         raise TooLarge(f"body: expected at most {MANY} events, got {batch.n}")
     unknown: dict[Reference, None] = {}
     columns: dict[str, Column] = {}
     slow = np.ones(batch.n, np.bool_)
     if batch.n > FEW:
-        fast = Reading(batch, named, now_us, final)
+        fast = form.reading(batch, named, now_us, final)
         columns = fast.columns()
         slow, unknown = fast.slow, fast.unknown
         if unknown and not final:
@@ -69,7 +91,7 @@ def decode(
     rejected: list[Rejected] = []
     for row, event in zip(rows.tolist(), batch.events(rows), strict=True):
         try:
-            words.append(understood(event, named, now_us))
+            words.append(form.understood(event, named, now_us))
             index.append(row)
         except Unknown as error:
             if final:

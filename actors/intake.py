@@ -15,7 +15,7 @@ import trio
 from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
-from actors.decode import Decoded, Named, Rejected, decode, decompress
+from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Rejected, decode, decompress
 from actors.identities import Outcome, resolve, same
 from storage import hashing
 from storage.commits import Answer, Commit, Dead, encode, places
@@ -33,6 +33,7 @@ LISTED = 100  # rejected events that an answer lists
 KEY_LENGTH = 200
 
 Run = Callable[..., Awaitable[Any]]
+Work = tuple[bytes, str, str, Form, bool]  # body, type, encoding, what it holds, whether to refuse unknown markets
 
 
 class Listed(Struct, frozen=True, omit_defaults=True):
@@ -178,6 +179,7 @@ class Intake:
         body: bytes,
         content_type: str,
         *,
+        form: Form = EVENTS,
         encoding: str = "",
         create: Kind | None = None,
         key: str | None = None,
@@ -186,12 +188,13 @@ class Intake:
     ) -> bytes:
         """Take a request with events; the JSON answer, once all that it accepts is durable.
 
+        The markets of cards that nobody knows are registered, those of others only as `create` says.
         Raises BadRequest, UnsupportedMediaType or TooLarge where the body cannot be taken at all, and Unavailable
         while there is no room; nothing is kept then. A repeat of a `key` by the same `owner` is given the first answer;
         with another body it is refused: KeyReused, or Conflict while the first is being worked on.
         """
         if key is None:
-            return await self._submit(body, content_type, encoding, create, None, b"", source)
+            return await self._submit(body, content_type, form, encoding, create, None, b"", source)
         if not 0 < len(key) <= KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
         body, asked = await self._told_apart(body, encoding)
@@ -206,7 +209,7 @@ class Intake:
             if known is None:
                 known = await self._run(self._answered, key)
             if known is None:
-                return await self._submit(body, content_type, "", create, key, asked, source)
+                return await self._submit(body, content_type, form, "", create, key, asked, source)
             if known.asked and known.asked != asked:
                 raise KeyReused(f"Idempotency-Key: {name!r} came with another body before; give each request its own")
             return known.body
@@ -235,6 +238,7 @@ class Intake:
         self,
         body: bytes,
         content_type: str,
+        form: Form,
         encoding: str,
         create: Kind | None,
         key: str | None,
@@ -242,11 +246,11 @@ class Intake:
         source: str,
     ) -> bytes:
         self._requests += 1
-        work = (body, content_type, encoding, False)
+        work = (body, content_type, encoding, form, False)
         found = await self._decoded(work)
         if found.unknown:
-            await self._names.load(found.unknown, create or self._create)
-            found = await self._decoded((*work[:3], True))
+            await self._names.load(found.unknown, "card" if form is SNAPSHOTS else create or self._create)
+            found = await self._decoded((*work[:4], True))
         self._words += found.events.n + len(found.rejected)
         if found.rejected:
             await self._run(self._reject, self._letters(found.rejected, source))
@@ -272,20 +276,21 @@ class Intake:
                 held.queued = False  # it was not taken, so nobody else lets go
             raise
 
-    async def _decoded(self, work: tuple[bytes, str, str, bool]) -> Decoded:
+    async def _decoded(self, work: Work) -> Decoded:
         if self._apart(work):
             found: Decoded = await self._run(lambda: _stamped(self._decode(*work)))
             return found
         return self._decode(*work)
 
-    def _apart(self, work: tuple[bytes, str, str, bool]) -> bool:
+    def _apart(self, work: Work) -> bool:
         """Whether a body is worth a hop to a thread; its events are stamped there, those of others by the commit."""
         return len(work[0]) > INLINE or bool(work[2])
 
-    def _decode(self, body: bytes, content_type: str, encoding: str, final: bool) -> Decoded:
+    def _decode(self, body: bytes, content_type: str, encoding: str, form: Form, final: bool) -> Decoded:
         if encoding and encoding.lower() != "identity":
             body = decompress(body, encoding, self._limit)
-        return decode(body, content_type, self._names, int(self._now() * 1e6), final=final, limit=self._limit)
+        now = int(self._now() * 1e6)
+        return decode(body, content_type, self._names, now, form=form, final=final, limit=self._limit)
 
     def _letters(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
         at = int(self._now() * 1e6)

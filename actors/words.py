@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from storage import decimals
 from storage.errors import BadEvent, UnknownMarket
-from storage.events import EVENT_CODE, EXACT, INTEGERS, NUMBERS, PRICE_CODE, TEXTS, TRADE_NUMBERS, Array, Column, Events
+from storage.events import (
+    EVENT_CODE,
+    EXACT,
+    INTEGERS,
+    NUMBERS,
+    PRICE_CODE,
+    QUOTE_NUMBERS,
+    TEXTS,
+    TRADE_NUMBERS,
+    Array,
+    Column,
+    Events,
+)
 from storage.names import Reference
 from storage.records import KINDS
 
@@ -43,6 +55,10 @@ FIELDS = (
     *("is_long", "side", "removed", "block_number", "log_index", *TRADE_NUMBERS, *TEXTS),
 )
 KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values())
+# What tells the prices of a card apart, and all that a price of a card may say.
+VARIANT = ("card_id", "marketplace", "condition", "is_foil", "language", "currency")
+COUNTS = ("num_listings", "total_quantity")
+CARD_FIELDS = frozenset(("time", *VARIANT, "marketplace_id", "price", *QUOTE_NUMBERS, *COUNTS, "removed"))
 NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread"}
 NOTHING_AT_ZERO = ("price", "fee")  # 0 says the same as nothing
 PLACES = ("chain_id", "block_number", "log_index")
@@ -110,14 +126,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _bad(name: str, expected: str, value: Any) -> BadEvent:
+def bad(name: str, expected: str, value: Any) -> BadEvent:
     return BadEvent(f"{name}: expected {expected}, got {'nothing' if value is None else shown(value)}")
 
 
 # One event by itself.
 
 
-def _given(event: Mapping[str, Any], name: str) -> Any:
+def given(event: Mapping[str, Any], name: str) -> Any:
     value = event.get(name)
     if value is None and name in ALIASES:
         value = event.get(ALIASES[name])
@@ -138,32 +154,32 @@ def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
     if kind not in TRADED:
         raise BadEvent(f"market: expected a perp or spot market, got one of kind {kind}")
     word: dict[str, Any] = {"market": slot}
-    removed = _flag("removed", event.get("removed"))
+    removed = flag("removed", event.get("removed"))
     if removed:
         word["removed"] = True
     if not removed or event.get("timestamp") is not None:
-        word["ts"] = _time(event.get("timestamp"), now_us)
-    code = _coded("event_type", _given(event, "event_type"), EVENT_CODE)
+        word["ts"] = moment("timestamp", event.get("timestamp"), now_us)
+    code = coded("event_type", given(event, "event_type"), EVENT_CODE)
     word["event"] = 0 if code is None else code
-    code = _coded("price_type", event.get("price_type"), PRICE_CODE)
+    code = coded("price_type", event.get("price_type"), PRICE_CODE)
     word["price_type"] = usual_price_type(kind, word["event"]) if code is None else code
     for name in TRADE_NUMBERS:
         if (value := event.get(name)) is not None:
-            number, exact = _number(name, value)
+            number, exact = number_of(name, value)
             if number == 0 and name in NOTHING_AT_ZERO:
                 continue
             word[name] = number
             if exact is not None:
                 word[EXACT + name] = exact
     _one_size(word)
-    side = _side(_given(event, "is_long"), event.get("side"))
+    side = _side(given(event, "is_long"), event.get("side"))
     if side is not None:
         word["side"] = side
     for name in PLACES:
-        if (value := _given(event, name)) is not None:
-            word[name] = _integer(name, value, 1 << 63)
+        if (value := given(event, name)) is not None:
+            word[name] = integer(name, value, 1 << 63)
     for name in ("user_address", "position_id", "transaction_hash"):
-        if (value := _given(event, name)) is not None and (text := _text(name, value)):
+        if (value := given(event, name)) is not None and (text := _text(name, value)):
             word[name] = text
     if "transaction_hash" in word and "chain_id" not in word and named.chains[slot] >= 0:
         word["chain_id"] = int(named.chains[slot])
@@ -179,15 +195,15 @@ def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
 def _reference(event: Mapping[str, Any]) -> Reference:
     if (symbol := event.get("market_symbol")) is not None:
         if not isinstance(symbol, str) or not 0 < len(symbol) <= TEXT:
-            raise _bad("market_symbol", f"a text of 1 to {TEXT} characters", symbol)
+            raise bad("market_symbol", f"a text of 1 to {TEXT} characters", symbol)
         return symbol
     if (number := event.get("market_id")) is not None:
-        return _integer("market_id", number, 1 << 64)
-    if (address := _given(event, "contract_address")) is not None:
+        return integer("market_id", number, 1 << 64)
+    if (address := given(event, "contract_address")) is not None:
         text = _text("contract_address", address)
         if text:
-            chain = _given(event, "chain_id")
-            return (None if chain is None else _integer("chain_id", chain, 1 << 63), text)
+            chain = given(event, "chain_id")
+            return (None if chain is None else integer("chain_id", chain, 1 << 63), text)
     raise BadEvent("market_symbol: expected it, or a market_id, or a chain_id with a contract_address, got nothing")
 
 
@@ -207,30 +223,30 @@ def usual_price_type(kind: str, event: int) -> int:
     return PRICE_CODE["liquidation" if event == EVENT_CODE["PositionLiquidated"] else "mark"]
 
 
-def _coded(name: str, value: Any, codes: Mapping[str, int]) -> int | None:
+def coded(name: str, value: Any, codes: Mapping[str, int]) -> int | None:
     if value is None:
         return None
     code = codes.get(value) if isinstance(value, str) else None
     if code is None:
-        raise _bad(name, f"one of {', '.join(codes)}", value)
+        raise bad(name, f"one of {', '.join(codes)}", value)
     return code
 
 
-def _flag(name: str, value: Any) -> bool | None:
+def flag(name: str, value: Any) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     if type(value) is int and value in (0, 1):
         return bool(value)
-    raise _bad(name, "true or false", value)
+    raise bad(name, "true or false", value)
 
 
 def _side(is_long: Any, side: Any) -> int | None:
-    by_flag = _flag("is_long", is_long)
-    by_name = side if isinstance(side, bool) else _coded("side", side.lower() if isinstance(side, str) else side, SIDES)
+    by_flag = flag("is_long", is_long)
+    by_name = side if isinstance(side, bool) else coded("side", side.lower() if isinstance(side, str) else side, SIDES)
     if by_flag is None:
         return None if by_name is None else int(by_name)
     if by_name is not None and by_flag != by_name:
-        raise _bad("side", "buy where is_long is true and sell where it is false", side)
+        raise bad("side", "buy where is_long is true and sell where it is false", side)
     return int(by_flag)
 
 
@@ -256,28 +272,29 @@ def instant(text: str) -> int | None:
     return None if at.tzinfo is None else (at - _EPOCH) // _MICRO
 
 
-def _time(value: Any, now_us: int) -> int:
+def moment(name: str, value: Any, now_us: int) -> int:
+    """µs since 1970 of a time as it was sent; BadEvent where it is none, or is in the future."""
     expected = "milliseconds since 1970, or ISO 8601 with a zone"
     if isinstance(value, Micros):
         micros = int(value)
     elif isinstance(value, str):
         found = instant(value)
         if found is None:
-            raise _bad("timestamp", expected, value)
+            raise bad(name, expected, value)
         micros = found
     elif type(value) is int or (type(value) is float and abs(value) < float("inf")):
         if not LEAST_MS <= value < MICROSECONDS:
             unit = "seconds" if value < LEAST_MS else "microseconds" if value < NANOSECONDS else "nanoseconds"
             like = f", which looks like {unit}" if value >= 10**8 else ""
-            raise BadEvent(f"timestamp: expected {expected}, got {shown(value)}{like}")
+            raise BadEvent(f"{name}: expected {expected}, got {shown(value)}{like}")
         micros = round(value * 1000)
     else:
-        raise _bad("timestamp", expected, value)
+        raise bad(name, expected, value)
     if micros < 0:
-        raise _bad("timestamp", "a time from 1970 on", value)
+        raise bad(name, "a time from 1970 on", value)
     if micros > now_us + AHEAD:
         raise BadEvent(
-            f"timestamp: expected at most 5 minutes ahead of the clock, got {shown(value)}, "
+            f"{name}: expected at most 5 minutes ahead of the clock, got {shown(value)}, "
             f"which is {timedelta(seconds=(micros - now_us) // 1_000_000)} ahead"
         )
     return micros
@@ -286,7 +303,7 @@ def _time(value: Any, now_us: int) -> int:
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
-def _number(name: str, value: Any) -> tuple[float, int | None]:
+def number_of(name: str, value: Any) -> tuple[float, int | None]:
     """A number as a float, and in units of 1e-18 where that is not what the float's shortest text says."""
     expected = "a number ≥ 0" if name in NOT_NEGATIVE else "a number"
     if type(value) is float:
@@ -296,20 +313,20 @@ def _number(name: str, value: Any) -> tuple[float, int | None]:
     elif isinstance(value, str) and len(value) <= DIGITS and _NUMBER.fullmatch(value):
         number, text = float(value), value
     elif type(value) is int:
-        raise _bad(name, f"at most {decimals.DIGITS} digits before the point", value)
+        raise bad(name, f"at most {decimals.DIGITS} digits before the point", value)
     elif isinstance(value, str) and len(value) > DIGITS:
-        raise _bad(name, f"{expected}, as a text of at most {DIGITS} characters", value)
+        raise bad(name, f"{expected}, as a text of at most {DIGITS} characters", value)
     else:
-        raise _bad(name, expected, value)
+        raise bad(name, expected, value)
     if name in NOT_NEGATIVE and not number >= 0:
-        raise _bad(name, expected, value)
+        raise bad(name, expected, value)
     try:
         exact = decimals.from_text(text)
     except ValueError:
         if not abs(number) < float("inf") and type(value) is float:
-            raise _bad(name, "a finite number", value) from None
+            raise bad(name, "a finite number", value) from None
         fits = f"at most {decimals.DECIMALS} decimals and {decimals.DIGITS} digits before the point"
-        raise _bad(name, fits, value) from None
+        raise bad(name, fits, value) from None
     number += 0.0  # there is no other zero than 0
     return number, None if type(value) is float or _shortest(number) == exact else exact
 
@@ -345,21 +362,21 @@ def _whole(value: Any) -> int | None:
     return int(value) if isinstance(value, str) and _WHOLE.fullmatch(value) else None
 
 
-def _integer(name: str, value: Any, end: int) -> int:
+def integer(name: str, value: Any, end: int) -> int:
     number = _whole(value)
     if number is None or not 0 <= number < end:
-        raise _bad(name, f"an integer from 0 to {end - 1}", value)
+        raise bad(name, f"an integer from 0 to {end - 1}", value)
     return number
 
 
 def _text(name: str, value: Any) -> str:
-    text = _digits(value)
+    text = digits(value)
     if not isinstance(text, str) or len(text) > TEXT:
-        raise _bad(name, f"a text of at most {TEXT} characters", value)
+        raise bad(name, f"a text of at most {TEXT} characters", value)
     return folded(text)
 
 
-def _digits(value: Any) -> Any:
+def digits(value: Any) -> Any:
     """An integer as text; anything else as it is."""
     number = None if isinstance(value, str) else _whole(value)
     return value if number is None or abs(number) >= 10**TEXT else str(number)
@@ -376,9 +393,9 @@ def _trade_id(word: dict[str, Any], value: Any) -> None:
     if number is not None and 0 <= number < 1 << 63:
         word["trade_no"] = number
         return
-    text = _digits(value)
+    text = digits(value)
     if not whole or not isinstance(text, str) or not 0 < len(text) <= TEXT:
-        raise _bad("trade_id", f"an integer, or a text of 1 to {TEXT} characters", value)
+        raise bad("trade_id", f"an integer, or a text of 1 to {TEXT} characters", value)
     word["trade_id"] = text
 
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
-PATIENCE = {"udf.history": 25.0, "ingest.events": None}
+PATIENCE = {"udf.history": 25.0, "ingest.events": None, "ingest.snapshots": None}
 USUAL_PATIENCE = 30.0
 LINGER = 2.0  # seconds that a body is read on after its request was refused
 PACKING = 2  # large answers that are compressed at a time

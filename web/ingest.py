@@ -1,10 +1,11 @@
-"""Events posted to us."""
+"""Events and prices of cards posted to us."""
 
 from hashlib import sha256
 
 from msgspec import Struct
 from quart import Blueprint, Response
 
+from actors.decode import EVENTS, SNAPSHOTS, Form
 from storage.errors import BadRequest
 from storage.records import Kind
 from web.auth import demand
@@ -28,12 +29,23 @@ async def events() -> Response:
         if kind not in CREATED:
             raise BadRequest(f"create: expected perp or spot, got {kind!r:.100}")
         demand("admin", services().settings)
+    return await _taken(EVENTS, None if kind is None else CREATED[kind])
+
+
+@ingest.post("/snapshots")
+async def snapshots() -> Response:
+    """Take prices of cards; variants that nobody knows are registered."""
+    return await _taken(SNAPSHOTS)
+
+
+async def _taken(form: Form, create: Kind | None = None) -> Response:
     asked = request()
     answer = await services().intake.submit(
         await body(),
         asked.headers.get("Content-Type", ""),
+        form=form,
         encoding=asked.headers.get("Content-Encoding", ""),
-        create=None if kind is None else CREATED[kind],
+        create=create,
         key=asked.headers.get("Idempotency-Key"),
         owner=sha256(asked.headers.get("Authorization", "").encode()).hexdigest()[:32],
         source=f"http {asked.address}",
