@@ -23,6 +23,7 @@ from storage.events import Array
 from storage.histogram import Histogram, Times
 from storage.partials import Partials
 from storage.records import Market
+from storage.retention import Floors
 from storage.store import History
 
 log = logging.getLogger(__name__)
@@ -75,12 +76,14 @@ class Engine:
         seq: int,
         lived: Array,
         now: Callable[[], float],
+        floors: Floors | None = None,
         idle: float = IDLE,
     ) -> None:
-        """`lived`: the slots of the markets of which the store holds something."""
+        """`lived`: the slots of the markets of which the store holds something; `floors`: see `Reading`."""
         self._names, self._store, self._writer = names, store, writer
         self._epoch = epoch
         self._now, self._idle = now, idle
+        self._floors = floors or Floors()
         self._seq = self._committed = seq
         self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
         self._lived[lived] = True
@@ -118,6 +121,10 @@ class Engine:
     async def market(self, symbol: str) -> Market:
         """The market of this name; raises UnknownMarket."""
         return await self._names.named(symbol)
+
+    def first(self, kind: str, rung: int) -> int:
+        """There are no bars of this stored resolution before this second."""
+        return self._floors.of(kind, rung).before
 
     def has_events(self, slot: int) -> bool:
         """Whether a market has ever had an event."""
@@ -307,6 +314,7 @@ class Engine:
             applied=lambda: self._writer.applied,
             flushed=self._writer.flushed,
             now=self._now,
+            floors=self._floors,
         )
         self._slots[market.market_symbol] = market.slot
         self._opened += 1

@@ -44,6 +44,7 @@ class Late(Protocol):
     """What an export asks of the engine."""
 
     async def caught_up(self) -> None: ...
+    def first(self, kind: str, rung: int) -> int: ...
     async def late(self, market: Market, rung: int, start: int, end: int, applied: int) -> Partials | None: ...
 
 
@@ -76,6 +77,8 @@ class Exporter:
         days = await self._days(market)
         if not days:
             return
+        # What began before the floor would lack a part.
+        start = max(start, self._engine.first(market.kind, rung(resolution)))
         # Beyond the days that there are, there is nothing that calendars would have to reckon with.
         low, high = max(start, days[0] - 2 * DAY), min(end, days[-1] + 3 * DAY)
         if low >= high:
@@ -93,6 +96,7 @@ class Exporter:
                 stop = min(high, _bucket(calendar, resolution, _start(calendar, stored, following)))
             for a, b in await self._pieces(market, stored, resolution, calendar, begin, stop):
                 found = await self._partials(market, stored, a, b)
+                start = max(start, self._engine.first(market.kind, stored))  # which may have risen meanwhile
                 rows = await self._aside(_bars, found, calendar, resolution, start, end)
                 if rows.num_rows:
                     yield Stretch(rows, first, len(days))

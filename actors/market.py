@@ -19,6 +19,7 @@ from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
 from storage.partitions import BrokenPartition
 from storage.records import Market
+from storage.retention import Floors
 from storage.schema import RUNGS
 from storage.store import History
 
@@ -70,9 +71,10 @@ class MarketActor(Watched):
         applied: Callable[[], int],
         flushed: Callable[[int], Awaitable[None]],
         now: Callable[[], float],
+        floors: Floors | None = None,
     ) -> None:
         """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq."""
-        super().__init__(record, store, epoch, seq=seq, fresh=fresh, applied=applied, now=now)
+        super().__init__(record, store, epoch, seq=seq, fresh=fresh, applied=applied, now=now, floors=floors)
         self._flushed = flushed
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
         self._second: State | None = None  # rows of one second that are not in the rings yet

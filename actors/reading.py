@@ -15,6 +15,7 @@ from storage.partials import Partials
 from storage.partials import concat as together
 from storage.partitions import BrokenPartition
 from storage.records import Market
+from storage.retention import Floors
 from storage.schema import RUNGS
 from storage.store import History
 
@@ -53,8 +54,9 @@ class Reading:
         fresh: bool,
         applied: Callable[[], int],
         now: Callable[[], float],
+        floors: Floors | None = None,
     ) -> None:
-        """`fresh`: the store holds nothing of this market."""
+        """`fresh`: the store holds nothing of this market. `floors` say below what bars were dropped."""
         self.record = record
         self.kind = record.kind
         self.seq = seq  # the newest slice taken in
@@ -62,6 +64,7 @@ class Reading:
         self._calendar = Calendar.parse(record.session, record.timezone)
         self._store = store
         self._applied, self._now = applied, now
+        self._floors = floors or Floors()
         self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
         self._unflushed: deque[tuple[int, Row]] = deque()
         self._newest = -FAR  # second of the newest event seen
@@ -89,6 +92,10 @@ class Reading:
             self._day = (label, low, high)
         return label
 
+    def _first(self, stored: int) -> int:
+        """There are no bars of this stored resolution before this."""
+        return self._floors.of(self.kind, stored).before
+
     def _trim(self) -> None:
         applied, unflushed = self._applied(), self._unflushed
         while unflushed and unflushed[0][0] <= applied:
@@ -106,10 +113,12 @@ class Reading:
             ring.put(candle.started(self._layout, row, row[0]))
 
     def _late(self, stored: int, applied: int) -> Partials:
-        """What has come since the store's snapshot, in buckets of a stored resolution."""
+        """What has come since the store's snapshot, in buckets of a stored resolution: none that were dropped."""
         states = [row for seq, row in self._unflushed if seq > applied]
         late = candle.table(self.kind, self.record.slot, states)
-        return late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
+        late = late.at(np.array([self._start(stored, row[0]) for row in states], np.int64))
+        kept = late["t"] >= self._first(stored)
+        return late if kept.all() else late.take(kept)
 
     async def late(self, stored: int, start: int, end: int, applied: int) -> Partials | None:
         """What has come since a snapshot of the store, in buckets with start ≤ t < end; None where the store has come
@@ -148,6 +157,7 @@ class Reading:
 
     async def _view(self, stored: int, start: int, end: int) -> View:
         """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
+        start = max(start, self._first(stored))
         ring = await self._memory(stored, end)
         if start >= ring.floor:
             return ring.view(start, end)
@@ -162,6 +172,11 @@ class Reading:
 
     async def _newest_view(self, stored: int, before: int, count: int) -> View:
         """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
+        bars = await self._newest_kept(stored, before, count)
+        kept = bars["t"] >= self._first(stored)  # memory may have some that were dropped
+        return bars if kept.all() else bars.take(kept)
+
+    async def _newest_kept(self, stored: int, before: int, count: int) -> View:
         ring = await self._memory(stored, before)
         recent = ring.view(ring.floor, before)
         wanted = count - _count(recent)
@@ -183,6 +198,7 @@ class Reading:
     async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
         """The shown bars of any resolution with start ≤ t < end."""
         stored = rung(resolution)
+        start = max(start, self._first(stored))  # a longer bar that began before would lack a part
         if resolution.seconds == stored:
             return (await self._view(stored, start, end)).visible()
         low = await self._beginning(stored) if start <= -FAR else start
@@ -195,6 +211,7 @@ class Reading:
         if not finer.n:
             return finer
         bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
+        start = max(start, self._first(stored))  # which may have risen meanwhile
         return bars.take((bars["t"] >= start) & (bars["t"] < end)).visible()
 
     async def _beginning(self, stored: int) -> int:
@@ -226,7 +243,7 @@ class Reading:
             if not finer.n:
                 return finer
             bars = grouped(finer, self._calendar.bucket(resolution, finer["t"]))
-            bars = bars.take(bars["t"] < before).visible()
+            bars = bars.take((bars["t"] < before) & (bars["t"] >= self._first(stored))).visible()
             # The oldest may be cut: it counts only when there is nothing before it.
             complete = bars.n if _count(finer) < wanted else bars.n - 1
             if complete >= count or _count(finer) < wanted:

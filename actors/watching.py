@@ -14,6 +14,7 @@ from actors.topics import Subscription, Topic
 from storage.calendar import Resolution, rung
 from storage.events import Array
 from storage.records import Market
+from storage.retention import Floors
 from storage.schema import RUNGS
 from storage.store import History
 
@@ -44,8 +45,9 @@ class Watched(Reading):
         fresh: bool,
         applied: Callable[[], int],
         now: Callable[[], float],
+        floors: Floors | None = None,
     ) -> None:
-        super().__init__(record, store, seq=seq, fresh=fresh, applied=applied, now=now)
+        super().__init__(record, store, seq=seq, fresh=fresh, applied=applied, now=now, floors=floors)
         self._epoch = epoch
         self._feeds: dict[Resolution, Feed] = {}
         self._next_end: float = math.inf  # when the first open bar that somebody watches is over
@@ -107,7 +109,10 @@ class Watched(Reading):
         return Start(feed.topic.seq, False, bars[max(0, len(bars) - count) :] if count else [], [], newest)
 
     async def _since(self, feed: Feed, since: int) -> Start | None:
-        """Every bar that changed after `since`, and the one that was newest then; None where that is too much."""
+        """Every bar that changed after `since`, and the one that was newest then; None where that is too much, or not
+        known any more."""
+        if since < self._floors.of(self.kind, feed.rung).seq:
+            return None
         ring = await self._ring(feed.rung)
         ended: list[tuple[int, bool]] = []  # bars that were taken back since, and whether they were there then
         if since >= max(self._outside[feed.rung], ring.lost):
@@ -154,7 +159,7 @@ class Watched(Reading):
 
     async def _one(self, feed: Feed, label: int) -> list[Bar]:
         """The bar at this label, or none."""
-        if feed.direct:
+        if feed.direct and label >= self._first(feed.rung):
             state = self._rings[feed.rung].state(label)
             if state is not None:
                 bar = candle.shown(self._layout, state, self._mark(feed, label))

@@ -14,7 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import structs
 
-from storage import parquet, partitions, schema
+from storage import parquet, partitions, retention, schema
 from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.measures import MEASURES, Rule
@@ -331,29 +331,45 @@ def adopt(db: Connection, moved: Moved) -> None:
 
 
 def beyond(db: Connection, rung: int, table: Partials) -> Partials:
-    """The rows of these that the archive does not answer for already: in a rebuild it knows of later batches."""
+    """The rows of these that are to be kept: none below the floor, and none that the archive answers for already, as it
+    may in a rebuild, where it knows of later batches."""
+    floor = retention.before(db, table.kind, rung)
     spans = db.execute(
         "SELECT low, high, max(seq) FROM archived WHERE kind = ? AND rung = ? AND seq >= ? GROUP BY low, high",
         [table.kind, rung, int(table["rev"].min()) if table.n else EVER],
     ).fetchall()
-    kept = np.full(table.n, True)
+    kept = table["t"] >= floor
     for low, high, seq in spans:
         kept &= (table["t"] < low) | (table["t"] >= high) | (table["rev"] > seq)
     return table if kept.all() else table.take(kept)
 
 
-def restore(db: Connection, last: int) -> list[int]:
-    """Have a database that was lost know of the files again; the seqs that they reach, in order.
+def restore(db: Connection, last: int, frozen: Sequence[Part] = ()) -> list[int]:
+    """Have a database that was lost know of the files again, but for those below a floor; the seqs that they reach, in
+    order.
 
     `last` is the newest batch that there is. Batches up to such a seq and later ones must not be flushed together: see
-    `beyond`.
+    `beyond`. `frozen` files are on the list though they are missing: what they hold cannot be folded again.
     """
     parts = partitions.everything(db)
     ((applied,),) = db.execute("SELECT applied_seq FROM meta").fetchall()
     if not parts and applied == 0:
-        parts = partitions.found(partitions.folder(db), last)
+        floors = retention.floors(db)
+        parts = [
+            part
+            for part in _with_frozen(partitions.found(partitions.folder(db), last), frozen)
+            if part.low >= floors.get((part.kind, part.rung), retention.Floor()).before
+        ]
         partitions.add(db, parts)
     return sorted({part.seq for part in parts})
+
+
+def _with_frozen(found: Sequence[Part], frozen: Sequence[Part]) -> list[Part]:
+    """The files that were found, and in place of partitions that were not, or lack something, those that they had."""
+    reached = {part.partition: part.seq for part in found}
+    lost = [part for part in frozen if part.seq > reached.get(part.partition, -1)]
+    instead = {part.partition for part in lost}
+    return [*(part for part in found if part.partition not in instead), *lost]
 
 
 def tidy(db: Connection) -> None:

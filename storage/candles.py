@@ -30,6 +30,13 @@ class Touched:
     sources: Array  # uint8: the market's price types as a bit mask
     seq: Array  # the newest batch that touched it
 
+    def since(self, t: int) -> "Touched":
+        """Those that begin at this second or later."""
+        some = self.t >= t
+        if some.all():
+            return self
+        return Touched(*(getattr(self, name)[some] for name in ("market", "t", "low", "high", "sources", "seq")))
+
 
 @dataclass(frozen=True, slots=True)
 class Lives:

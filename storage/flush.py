@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import archive, candles, ledger
+from storage import archive, candles, ledger, retention
 from storage.commits import Answer, Dead
 from storage.events import Array, Events
 from storage.partials import Partials
@@ -44,7 +44,10 @@ def apply(db: Connection, flush: Flush) -> None:
         ledger.drop(db, flush.dead)
         # Refold before the deltas go in: what a bucket was until now says when its bar was born.
         for refold in flush.refolds:
-            whole, lives = candles.refolded(db, refold.kind, refold.rung, refold.touched, taken, flush.seq)
+            touched = refold.touched.since(retention.before(db, refold.kind, refold.rung))
+            if not len(touched.t):
+                continue
+            whole, lives = candles.refolded(db, refold.kind, refold.rung, touched, taken, flush.seq)
             tables.append((refold.rung, whole))
             candles.end(db, refold.rung, lives)
     for rung, table in tables:
