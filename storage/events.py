@@ -18,20 +18,19 @@ EVENT_TYPES = (
     "PositionLiquidated",
     "PriceUpdated",
     "FundingRateUpdated",
-    "Bar",  # a finished bar: see `storage.finished`
 )
 PRICE_TYPES = ("mark", "index", "entry", "exit", "liquidation", "trade")
 EVENT_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 PRICE_CODE = {name: code for code, name in enumerate(PRICE_TYPES)}
 
-BAR = EVENT_CODE["Bar"]
+BAR = 255  # what stands for the type of an event where it is none, but a finished bar
 BAR_COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count")
 
 # What an absent column, or a row that says nothing, holds.
 INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
     "market": (np.dtype(np.int32), 0),  # the registry's slot
     "ts": (np.dtype(np.int64), 0),  # event time, µs since 1970 UTC
-    "event": (np.dtype(np.uint8), 0),  # index into EVENT_TYPES
+    "event": (np.dtype(np.uint8), 0),  # index into EVENT_TYPES, or BAR
     "price_type": (np.dtype(np.uint8), 0),  # index into PRICE_TYPES
     "side": (np.dtype(np.int8), -1),  # 1 a buy or long, 0 a sell or short
     "chain_id": (np.dtype(np.int64), -1),
