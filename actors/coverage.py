@@ -104,6 +104,8 @@ class Coverage:
                 self._unwritten.add(name)
             else:
                 at = max(feed.high, now if reached is None else reached)
+                if old is not None and name in self._unwritten:
+                    await self._run(self._ledger.put, [old])  # nobody else knows how far its last span went
                 await self._run(self._ledger.watch, feed, markets, at)
                 self._unwritten.discard(name)
             self._keep(old, feed)

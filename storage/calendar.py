@@ -13,6 +13,7 @@ import functools
 import itertools
 import re
 import zoneinfo
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final, Literal, NamedTuple
 
@@ -325,6 +326,30 @@ class Calendar:
     def span(self, resolution: Resolution, t: int) -> tuple[int, int]:
         """From when (inclusive) until when (exclusive), in µs, events fall into the bucket that `t` belongs to."""
         return self.start_instant(resolution, t) * MICROS, self.end_instant(resolution, t) * MICROS
+
+    def trading(self, low: int, high: int) -> Iterator[tuple[int, int]]:
+        """When the market trades between two UTC seconds: stretches (from, to), the newest first; those that meet are
+        one."""
+        if all(day == ((0, 1440),) for day in self.sessions):
+            yield low, high
+            return
+        open_from = open_to = 0
+        for date in range(high // DAY + 2, low // DAY - 3, -1):
+            midnight = datetime(1970, 1, 1, tzinfo=self._zone) + timedelta(date)
+            for session in sorted(self.sessions[(date + 3) % 7], reverse=True):  # 1970-01-01 was a Thursday
+                begin, end = (
+                    _reached(midnight + timedelta(0, 0, 0, 0, minutes), date * DAY + minutes * 60)
+                    for minutes in session
+                )
+                begin, end = max(begin, low), min(end, high)
+                if begin >= end:
+                    continue
+                if end < open_from and open_from < open_to:
+                    yield open_from, open_to
+                    open_to = end
+                open_from, open_to = begin, max(open_to, end)
+        if open_from < open_to:
+            yield open_from, open_to
 
     # Days, weeks and months are numbered without a break; each has a date, and each year a first one.
 

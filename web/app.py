@@ -21,6 +21,7 @@ from web import auth, coding, context, export, metrics, ui
 from web.admin import admin
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
+from web.gaps import gaps
 from web.health import health
 from web.heartbeats import heartbeats
 from web.ingest import ingest
@@ -122,6 +123,7 @@ class App(QuartTrio):
             ingest,
             heartbeats,
             export.export,
+            gaps,
             markets,
             health,
             metrics.metrics,
