@@ -12,7 +12,7 @@ from msgspec import Struct
 from actors.background import Background
 from storage import archive, partitions
 from storage.archive import Changed, Held, Moved, Pause, Snapshot, Waiting
-from storage.errors import BrokenStore, CandledError
+from storage.errors import BrokenStore, CandledError, FailedDisk
 from storage.partitions import BrokenPartition, Part, Partition
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class Archivist:
         for where in await self._ready():
             try:
                 await self._move(where)
+            except FailedDisk:
+                raise
             except CandledError as error:  # the others can be moved all the same
                 log.error("archive: %s: %s", where, error)
                 failed = failed or error

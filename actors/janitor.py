@@ -10,11 +10,12 @@ import trio
 from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
-from storage.errors import CandledError
+from storage.errors import CandledError, FailedDisk, Unavailable
 
 log = logging.getLogger(__name__)
 
 LONGEST = 600.0  # seconds until a job that fails is tried again, at most
+ROOM = 60.0  # the same where it was only not possible then, as on a full disk
 
 
 class Job(Protocol):
@@ -28,7 +29,10 @@ class Job(Protocol):
         ...
 
     async def run(self) -> None:
-        """Do it. What cannot be done now raises a CandledError or an OSError, loses nothing, and is tried again."""
+        """Do it. What cannot be done now raises a CandledError or an OSError, loses nothing, and is tried again.
+
+        FailedDisk ends the process.
+        """
         ...
 
 
@@ -77,9 +81,12 @@ class Janitor:
         began = trio.current_time()
         try:
             await kept.job.run()
+        except FailedDisk:
+            raise
         except (CandledError, OSError) as error:
             kept.failures += 1
-            kept.pause = min(kept.pause * 2 or self._retry, LONGEST)
+            longest = ROOM if isinstance(error, Unavailable) else LONGEST
+            kept.pause = min(kept.pause * 2 or self._retry, longest)
             kept.not_before = trio.current_time() + kept.pause
             if kept.failing != str(error):
                 log.error("%s: %s; trying again", kept.job.name, error)

@@ -194,6 +194,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             await below.start(hub.run)
             await below.start(key_cache.run)
             await below.start(ledger_of_feeds.run)
+            below.start_soon(door.watch)
             below.start_soon(database.watch)
             async with trio.open_nursery() as store_writer:
                 await store_writer.start(writer.run)

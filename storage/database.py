@@ -31,12 +31,25 @@ class Door:
 
     def __init__(self, threads: int = 8) -> None:
         self._limiter = trio.CapacityLimiter(threads)
+        self._failed: FailedDisk | None = None
+        self._failing = trio.Event()
         self.passed = 0
 
     async def run(self, work: Callable[..., T], *arguments: Any) -> T:
         """Run `work(*arguments)` on a worker thread and give back what it returns or raises."""
         self.passed += 1
-        return await trio.to_thread.run_sync(lambda: work(*arguments), limiter=self._limiter)
+        try:
+            return await trio.to_thread.run_sync(lambda: work(*arguments), limiter=self._limiter)
+        except FailedDisk as error:
+            self._failed = error
+            self._failing.set()
+            raise
+
+    async def watch(self) -> None:
+        """Wait until cancelled; raise FailedDisk once anything that passed did, whoever was told of it."""
+        await self._failing.wait()
+        assert self._failed is not None
+        raise FailedDisk(str(self._failed)) from self._failed
 
 
 class DatabaseStatistics(Struct, frozen=True):

@@ -20,6 +20,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import struct
 import sys
 import threading
@@ -37,7 +38,7 @@ from typing import NamedTuple, NoReturn, Self
 import msgspec
 from msgspec import Struct
 
-from storage.errors import BrokenStore, TooLarge, Unavailable
+from storage.errors import BrokenStore, FailedDisk, TooLarge, Unavailable
 from storage.histogram import Histogram, Times
 
 MAX_PAYLOAD = 1 << 30
@@ -105,6 +106,7 @@ class JournalStatistics(Struct, frozen=True):
     fsync_times: Times
     fsync_seconds_max: float
     refused: int  # appends that found no room
+    full: str  # why the newest append was refused, as long as there is no more room; empty when it was not
     broken: str  # why nothing can be appended any more; empty while all is well
 
 
@@ -174,6 +176,8 @@ class Journal:
         self._appended_records = 0
         self._appended_bytes = 0
         self._refused = 0
+        self._full = ""
+        self._wanted = 0  # bytes that found no room
 
         names = self._names()
         created = not (folder / "journal.json").exists()
@@ -227,8 +231,8 @@ class Journal:
     def append(self, seq: int, parts: Sequence[bytes | memoryview]) -> None:
         """Write one record, its payload the parts joined, and return once it is durable.
 
-        A full disk raises `Unavailable` and leaves the journal as it was. Any other failure raises `BrokenStore`, then
-        and ever after: what a failed sync has left on the disk can only be told by opening the journal again.
+        A full disk raises `Unavailable` and leaves the journal as it was. Any other failure raises `FailedDisk`, and
+        `BrokenStore` ever after: what a failed sync has left on the disk can only be told by opening the journal again.
         """
         with self._mutex:
             if self._broken:
@@ -242,8 +246,9 @@ class Journal:
                 raise TooLarge(f"journal: a record of {length} bytes, at most {MAX_PAYLOAD} fit")
             try:
                 self._append(tail, seq, buffers, length)
-            except Unavailable:
+            except Unavailable as error:
                 self._refused += 1
+                self._full, self._wanted = str(error), length
                 raise
             except BaseException as error:
                 # Whatever it was, nobody knows any more what lies behind the last record.
@@ -323,6 +328,8 @@ class Journal:
         sealed, tail = self._state
         first = (sealed[0] if sealed else tail).first_seq
         times = self._fsync_times.times()
+        if self._full and shutil.disk_usage(self._folder).free > self._wanted + SEGMENT.size + RECORD.size:
+            self._full = ""  # nobody may have anything to say just now
         return JournalStatistics(
             records=tail.last_seq - first + 1,
             bytes=self._sealed_bytes + tail.end,
@@ -335,6 +342,7 @@ class Journal:
             fsync_times=times,
             fsync_seconds_max=self._fsync_seconds_max,
             refused=self._refused,
+            full=self._full,
             broken=self._broken,
         )
 
@@ -368,6 +376,7 @@ class Journal:
             # Also without space (NFS tells only now): the kernel may have dropped the pages it could not write.
             self._break(f"syncing record {seq} at {tail.end}", tail.path, error)
         self._state = (self._state[0], tail._replace(last_seq=seq, end=tail.end + size))
+        self._full = ""
         self._appended_records += 1
         self._appended_bytes += size
 
@@ -447,7 +456,7 @@ class Journal:
 
     def _break(self, doing: str, path: Path, error: OSError) -> NoReturn:
         self._broken = f"journal: {path}: {doing} failed: {error.strerror or error}"
-        raise BrokenStore(self._broken) from error
+        raise FailedDisk(self._broken) from error
 
     # Opening
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.errors import BrokenStore, Unavailable
+from storage.errors import BrokenStore, FailedDisk, Unavailable
 
 Words = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -331,7 +331,7 @@ def _written(folder: Path, head: tuple[int, int, int, int], most: int, parts: Ca
             raise
         if error.errno in NO_SPACE:
             raise Unavailable(f"identities: no room in {folder}: {error}") from error
-        raise BrokenStore(f"identities: {path} cannot be written: {error}") from error
+        raise FailedDisk(f"identities: {path} cannot be written: {error}") from error
     return Run(path, epoch, fresh=True)
 
 

@@ -8,7 +8,6 @@ comes before it, and a checksum of itself. Readers of Parquet see a plain file o
 A file gets its name once it is on the disk and was read again, all of it. From then on it is as good as the journal.
 """
 
-import errno
 import os
 import re
 import sys
@@ -25,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from storage import rows
+from storage import disk, rows
 from storage.answers import KEPT
 from storage.commits import ROW_BITS, Answer, Commit, Dead
-from storage.errors import BrokenStore, Unavailable
+from storage.errors import BrokenStore
 from storage.events import DECIMAL, INTEGERS, NUMBERS, Array, Events, concat
 
 FORMAT = 1
@@ -126,8 +125,8 @@ def write(
 ) -> Sealed:
     """Seal the batches from `first` to `last`: batches that say nothing at all may be missing among `commits`.
 
-    Unavailable where there is no room, BrokenStore where what was written is not what is read back: then nothing is
-    left of it. Blocks.
+    Unavailable where there is no room, FailedDisk where the disk fails, BrokenStore where what was written is not what
+    is read back: then nothing is left of it. Blocks.
     """
     some: list[Events] = []
     notes: list[_Notes] = []
@@ -156,9 +155,7 @@ def write(
         sync(folder)
     except OSError as error:
         new.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Unavailable(f"sealed events: no space left on {folder}", retry_after=5) from error
-        raise
+        raise disk.meant(error, f"sealed events: {path}") from error
     except BaseException:
         new.unlink(missing_ok=True)
         raise

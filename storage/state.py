@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
-from storage.errors import BrokenStore, Unavailable
+from storage.errors import BrokenStore, FailedDisk, Unavailable
 
 Connection = sqlite3.Connection
 Migration = Sequence[str]  # statements that lead from one version of the file to the next
@@ -317,6 +317,8 @@ def named(error: sqlite3.Error, path: Path) -> Unavailable | BrokenStore | None:
     # The log's index cannot grow on a full disk either, and SQLite calls that an I/O error.
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return Unavailable(f"{path}: the disk is full", retry_after=10)
+    if code == sqlite3.SQLITE_IOERR and extended not in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
+        return FailedDisk(f"{path}: {error} ({error.sqlite_errorname})")
     if code in BROKEN:
         return BrokenStore(f"{path}: {error} ({getattr(error, 'sqlite_errorname', 'SQLite')})")
     return None

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from itertools import pairwise
 
 import pytest
 import trio
@@ -10,17 +11,21 @@ from trio.testing import MockClock
 
 from actors.background import Background, Stopped
 from actors.janitor import Janitor
-from storage.errors import Unavailable
+from storage.errors import CandledError, FailedDisk, Unavailable
+
+FULL = Unavailable("no space left")
 
 
 class Chore:
     """Is due whenever `seconds` have passed since it last began; fails as often as it is told."""
 
-    def __init__(self, name: str, seconds: float, takes: float = 0.0, fails: int = 0) -> None:
+    def __init__(
+        self, name: str, seconds: float, takes: float = 0.0, fails: int = 0, error: CandledError = FULL
+    ) -> None:
         self.name = name
         self.began: list[float] = []
         self.running = False
-        self._seconds, self._takes, self._fails = seconds, takes, fails
+        self._seconds, self._takes, self._fails, self._error = seconds, takes, fails, error
         self.others: list[Chore] = []
 
     def due(self) -> bool:
@@ -34,7 +39,7 @@ class Chore:
         self.running = False
         if self._fails:
             self._fails -= 1
-            raise Unavailable("no space left")
+            raise self._error
 
 
 async def test_jobs_run_when_due_and_never_two_at_a_time(autojump_clock: MockClock) -> None:
@@ -66,6 +71,23 @@ async def test_a_job_that_fails_is_tried_again_after_ever_longer_pauses(autojump
     assert second - first >= 15
     assert third - second >= 30
     assert fourth - third >= 60
+
+
+async def test_what_a_full_disk_keeps_from_being_done_is_tried_every_minute(autojump_clock: MockClock) -> None:
+    chore = Chore("sealing", 1, fails=20)
+    janitor = Janitor([chore], retry=15)
+    assert autojump_clock.rate == 0
+    with trio.move_on_after(600):
+        await janitor.run()
+    assert max(later - one for one, later in pairwise(chore.began)) <= 60 + 1
+    assert len(chore.began) >= 10
+
+
+async def test_a_disk_that_fails_a_job_ends_all(autojump_clock: MockClock) -> None:
+    janitor = Janitor([Chore("sealing", 1, fails=1, error=FailedDisk("raw: Input/output error"))])
+    assert autojump_clock.rate == 0
+    with trio.fail_after(60), pytest.raises(FailedDisk, match="Input/output error"):
+        await janitor.run()
 
 
 async def test_work_in_the_background_gives_way_to_all_else() -> None:

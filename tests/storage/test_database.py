@@ -322,3 +322,16 @@ def test_a_database_that_cannot_be_opened_for_want_of_room_is_not_set_aside(tmp_
         with pytest.raises(Unavailable, match=r"cannot be opened: .*No space left"):
             Database.open(disk / "candles.duckdb", Door())
         assert not list(disk.glob("*.broken*"))
+
+
+async def test_whatever_finds_that_the_disk_fails_ends_all() -> None:
+    def fails() -> None:
+        raise FailedDisk("state.db: disk I/O error")
+
+    door = Door()
+    with pytest.RaisesGroup(pytest.RaisesExc(FailedDisk, match=r"state\.db: disk I/O error")):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(door.watch)
+            with pytest.raises(FailedDisk):  # as a request would, which is answered
+                await door.run(fails)
+            await trio.sleep_forever()
