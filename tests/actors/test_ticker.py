@@ -1,7 +1,9 @@
 """Sliding windows of one market: what they show is what a slow look at all its trades shows."""
 
+import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +31,7 @@ class Traded(NamedTuple):
     funding: float | None
 
 
-def rows_of(trades: list[Traded], first: int, kind: str) -> list[Row]:
+def rows_of(trades: list[Traded], first: int, kind: str) -> Sequence[Row]:
     """What one commit hands to a market."""
     n = len(trades)
     events = Events(
@@ -65,7 +67,7 @@ def slow(trades: list[Traded], now: int) -> dict[str, Any]:
     closes: dict[int, float] = {(NOON + one.second) // MINUTE: one.price for one in day if one.price}
     before = last(minute - DAY + MINUTE)
     path = ([] if before is None else [before]) + list(closes.values())
-    returns = [math.log(b / a) for a, b in zip(path, path[1:], strict=False)]
+    returns = [math.log(b / a) for a, b in itertools.pairwise(path)]
     prices = [one.price for one in day if one.price]
     funding = [one.funding for one in told if one.funding is not None]
     return {
@@ -183,7 +185,7 @@ def test_of_very_many_traders_a_sample_stands_for_the_rest(monkeypatch: pytest.M
 
 def test_volatility_is_the_root_of_the_sum_of_squared_returns() -> None:
     closes = [100.0, 101.0, 99.0, 99.0, 102.5]
-    returns = [math.log(b / a) for a, b in zip(closes, closes[1:], strict=False)]
+    returns = [math.log(b / a) for a, b in itertools.pairwise(closes)]
     found = ticker.volatility(None, np.array([*closes[:2], math.nan, *closes[2:]]))
     assert found == pytest.approx(100 * math.sqrt(statistics.fmean(r * r for r in returns) * len(returns)))
     assert ticker.volatility(None, np.array([100.0])) is None
