@@ -16,6 +16,7 @@ from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.events import PRICE_TYPES
 from storage.names import Reference, contract_key, folded, qualified, words_in
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
+from storage.search import NOBODY, Busy, ranked, somewhere, starting
 from storage.state import Connection, State
 from storage.variants import Variant, pricescale, variant_of
 
@@ -26,8 +27,6 @@ TIERS = ("tier1", "tier2", "tier3", "tier4")
 LONGEST_SYMBOL = 100
 LONGEST_QUERY = 200  # what is typed behind it is not looked at
 MOST_FOUND = 1000  # markets in one answer
-# One or two letters inside a word are below a trigram and cost a scan; it ends here, so that it stays short.
-SCANNED = 50_000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -36,7 +35,7 @@ SELECT = f"SELECT {', '.join(COLUMNS)} FROM markets"
 STORED = (*COLUMNS, "key", "contract_key", "words", "tags")
 INSERT = f"INSERT INTO markets ({', '.join(STORED)}) VALUES ({', '.join('?' * len(STORED))})"
 UPDATE = f"UPDATE markets SET {', '.join(f'{name} = ?' for name in STORED)} WHERE slot = ?"
-LISTED = "SELECT slot, key FROM markets WHERE is_active AND kind = ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+ANY = "SELECT 1 FROM markets WHERE is_active AND kind = ? LIMIT 1"
 MATCHING = "SELECT rowid FROM markets_text WHERE markets_text MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
 
 _MARKET_ID = COLUMNS.index("market_id")
@@ -45,7 +44,6 @@ _IS_ACTIVE = COLUMNS.index("is_active")
 _PRICE_SOURCE = COLUMNS.index("price_source")
 _DEFAULTS = {f.name: f.default for f in structs.fields(Market) if f.default is not NODEFAULT}
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?")
-_LAST = "\U0010ffff"  # sorts behind every character a symbol may hold
 
 
 class Counts(NamedTuple):
@@ -142,7 +140,7 @@ def page(state: State, after: int = 0, limit: int = 100, query: str = "", kind: 
     limit = max(0, min(limit, MOST_FOUND))
     if kind is not None and kind not in KINDS:
         return []
-    parts = [_somewhere(w) if len(w) > 2 else _starting(w) for w in words_in(query[:LONGEST_QUERY])]
+    parts = [somewhere(w) if len(w) > 2 else starting(w) for w in words_in(query[:LONGEST_QUERY])]
     if query.strip() and not parts:
         return []
     if kind is not None:
@@ -162,36 +160,19 @@ def search(
     type: str | None = None,
     exchange: str | None = None,
     limit: int = 30,
+    busy: Busy = NOBODY,
 ) -> list[Market]:
-    """Active markets for what somebody typed, best first, filtered by what charts call type and exchange.
+    """Active markets for what somebody typed, best first (`ranked`), filtered by what charts call type and exchange.
 
-    First the one of exactly this symbol, then symbols that begin so, then those with words (of symbol, name or
-    description) that begin like each word typed, then those that have each word typed anywhere inside a word. Within
-    a rank: symbols by their alphabet, the others as registered. Nothing typed: every symbol begins so.
+    Nothing typed: every symbol begins so.
     """
     limit = max(0, min(limit, MOST_FOUND))
     query = query[:LONGEST_QUERY]
-    key = folded(query)
     with state.reading() as db:
-        kinds = [k for k in _kinds(kind, type, exchange) if _beginning(db, "", [k], 1)]
+        kinds = [k for k in _kinds(kind, type, exchange) if db.execute(ANY, [k]).fetchone()]
         exact = _found(db, query)
-        slots: dict[int, None] = {}
-        _fill(slots, [exact.slot] if exact and exact.is_active and exact.kind in kinds else [], limit)
-        _fill(slots, _beginning(db, key, kinds, limit), limit)
-        own, rest = qualified(key)
-        if own is not None:  # an EXCHANGE: typed in front narrows, and is no word of its own
-            kinds = [k for k in kinds if k == own]
-            key = rest
-            _fill(slots, _beginning(db, key, kinds, limit), limit)
-        typed = words_in(key)
-        if typed and kinds and len(slots) < limit:
-            _fill(slots, _matching(db, [_starting(w) for w in typed], kinds, limit), limit)
-        if typed and kinds and len(slots) < limit:
-            if min(map(len, typed)) > 2:
-                _fill(slots, _matching(db, [_somewhere(w) for w in typed], kinds, limit), limit)
-            else:
-                _fill(slots, _scanned(db, typed, kinds, limit), limit)
-        return _by_slots(db, list(slots))
+        slot = exact.slot if exact and exact.is_active and exact.kind in kinds else None
+        return _by_slots(db, ranked(db, folded(query), slot, kinds, busy, limit))
 
 
 def validated(fields: Mapping[str, object]) -> dict[str, Any]:
@@ -471,43 +452,6 @@ def _kinds(kind: str | None, type: str | None, exchange: str | None) -> list[Kin
         and (not type or folded(TYPES[k]) == folded(type))
         and (not exchange or folded(EXCHANGES[k]) == folded(exchange))
     ]
-
-
-def _fill(slots: dict[int, None], more: Iterable[int], limit: int) -> None:
-    for slot in more:
-        if len(slots) >= limit:
-            return
-        slots[slot] = None
-
-
-def _beginning(db: Connection, key: str, kinds: Sequence[Kind], limit: int) -> list[int]:
-    rows = [row for kind in kinds for row in db.execute(LISTED, [kind, key, key + _LAST, limit])]
-    return [slot for slot, _ in sorted(rows, key=lambda row: row[1])]
-
-
-def _matching(db: Connection, parts: list[str], kinds: Sequence[Kind], limit: int) -> list[int]:
-    any_kind = " OR ".join(f'"{kind}"' for kind in kinds)
-    wanted = [*parts, 'tags : "active"']
-    if len(kinds) < len(KINDS):
-        wanted.append(f"tags : ({any_kind})")
-    return [slot for (slot,) in db.execute(MATCHING, [" AND ".join(wanted), 0, limit])]
-
-
-def _scanned(db: Connection, typed: list[str], kinds: Sequence[Kind], limit: int) -> list[int]:
-    sql = f"""
-        SELECT slot FROM markets NOT INDEXED
-        WHERE slot <= ? AND is_active AND kind IN ({", ".join("?" * len(kinds))}) {"AND instr(words, ?) " * len(typed)}
-        ORDER BY slot LIMIT ?
-    """
-    return [slot for (slot,) in db.execute(sql, [SCANNED, *kinds, *typed, limit])]
-
-
-def _starting(word: str) -> str:
-    return f'words : "  {word}"'
-
-
-def _somewhere(word: str) -> str:
-    return f'words : "{word}"'
 
 
 # --- fields ----------------------------------------------------------------------------------------------------------

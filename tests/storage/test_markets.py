@@ -5,16 +5,19 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import markets
+from storage import markets, search
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.markets import Counts
 from storage.names import Reference, folded
 from storage.records import EXCHANGES, KINDS, Kind, Market, shown
+from storage.search import NOBODY, Busy
 from storage.state import State
 
 GOLD: dict[str, object] = {
@@ -404,10 +407,101 @@ def test_the_best_match_comes_first(state: State) -> None:
     assert markets.search(state, "gold", limit=0) == markets.search(state, "gold", exchange="NYSE") == []
 
 
+def test_the_busiest_of_those_that_match_as_well_come_first(state: State) -> None:
+    for symbol, name in (("GOLDA", ""), ("GOLDB", ""), ("GOLDC", ""), ("X", "gold"), ("Y", "gold"), ("ZGOLD", "")):
+        put(state, symbol, name=name)
+
+    def found(typed: str, volumes: Mapping[str, float], **more: Any) -> list[str]:
+        by_slot = np.zeros(6)
+        for symbol, volume in volumes.items():
+            market = markets.by_symbol(state, symbol)
+            assert market is not None
+            by_slot[market.slot] = volume
+        return symbols(markets.search(state, typed, busy=Busy.of(by_slot), **more))
+
+    assert found("gold", {}) == ["GOLDA", "GOLDB", "GOLDC", "X", "Y", "ZGOLD"]
+    assert found("gold", {"GOLDC": 5, "GOLDB": 7, "Y": 9}) == ["GOLDB", "GOLDC", "GOLDA", "Y", "X", "ZGOLD"]
+    assert found("golda", {"GOLDB": 7}) == ["GOLDA"]
+    assert found("", {"Y": 9, "GOLDC": 5}) == ["Y", "GOLDC", "GOLDA", "GOLDB", "X", "ZGOLD"]
+    assert found("", {"Y": 9, "GOLDC": 5}, limit=2) == ["Y", "GOLDC"]
+    assert found("glod", {"GOLDC": 5}) == ["GOLDC", "GOLDA", "GOLDB"]
+
+
+@pytest.mark.parametrize("typed", ["m", "x", "mar", "xtr", "ark", "mraket", "maket 1"])
+def test_the_busiest_are_seen_however_many_match(state: State, typed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "POOL", 3)
+    monkeypatch.setattr(search, "SCANNED", 5)
+    markets.put_all(state, [{"market_symbol": f"M{i}", "name": f"market {i} xtra 1"} for i in range(40)], quiet)
+    volumes = np.zeros(41)
+    volumes[[37, 40]] = 1, 2
+    assert symbols(markets.search(state, typed, limit=3, busy=Busy.of(volumes)))[:2] == ["M39", "M36"]
+
+
+MISTYPED = [
+    ("glod", "GOLD"),  # neighbours changed places
+    ("ogld", "GOLD"),
+    ("god", "GOLD"),  # a letter is missing
+    ("old", "GOLD"),
+    ("gol", "GOLD"),
+    ("goldd", "GOLD"),  # one too many
+    ("xgold", "GOLD"),
+    ("gpld", "GOLD"),  # another one
+    ("hold", "GOLD"),
+    ("btc/ust", "BTC/USDT"),
+    ("btx/usd", "BTC/USDT"),
+    ("btc-usdt", "BTC/USDT"),
+    ("bitcion", "BTC/USDT"),  # words of the name
+    ("bitcin", "BTC/USDT"),
+    ("vitcoin", "BTC/USDT"),
+    ("perpetul", "BTC/USDT"),
+    ("bitcoin perpetaul", "BTC/USDT"),
+    ("bitcion perpetaul", "BTC/USDT"),
+    ("vamm:glod", "GOLD"),
+    ("spot:glod", None),
+    ("gxxd", None),  # two errors
+    ("go", "GOLD"),
+    ("xo", None),  # too short to say
+    ("gdlo" * 10, None),
+]
+
+
+@pytest.mark.parametrize("popular", [True, False])
+@pytest.mark.parametrize(("typed", "symbol"), MISTYPED)
+def test_one_typing_error_is_forgiven_where_nothing_else_is_found(
+    state: State, typed: str, symbol: str | None, popular: bool
+) -> None:
+    put(state, "GOLD")
+    put(state, "BTC/USDT", name="Bitcoin perpetual")
+    put(state, "SPOTTY", kind="spot")
+    put(state, "ETH", name="Ether")
+    busy = Busy.of(np.array([0.0, 1, 1, 1, 1])) if popular else NOBODY
+    assert symbols(markets.search(state, typed, busy=busy)) == ([symbol] if symbol else [])
+
+
+@given(st.text("abc1/", min_size=1, max_size=5))
+def test_variants_are_what_one_error_makes(text: str) -> None:
+    made = search.variants(text)
+    assert all(distance(text, some) == 1 for some in made)
+    for some in (text[1:], text + "z", "q" + text, text[::-1] if len(text) == 2 else text + "7"):
+        assert some == text or (some in made) == (distance(text, some) == 1)
+
+
+def distance(a: str, b: str) -> int:
+    """Optimal string alignment, as it is defined."""
+    table = [[max(i, j) for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            cost = a[i - 1] != b[j - 1]
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, table[i - 1][j - 1] + cost)
+            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                table[i][j] = min(table[i][j], table[i - 2][j - 2] + 1)
+    return table[len(a)][len(b)]
+
+
 def test_one_letter_inside_a_word_is_looked_for_among_the_first_markets_only(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(markets, "SCANNED", 2)
+    monkeypatch.setattr(search, "SCANNED", 2)
     for symbol in ("AXA", "BBB", "CXC"):
         put(state, symbol)
     assert symbols(markets.search(state, "x")) == ["AXA"]
@@ -503,7 +597,11 @@ def test_search_ranks_as_an_obvious_one_does(
                 if m.is_active and kind in (None, m.kind) and (r := rank(m, typed)) is not None
             ]
             expected = [m for _, _, m in sorted(ranked, key=lambda entry: entry[:2])]
-            assert symbols(markets.search(state, typed, kind, limit=limit)) == symbols(expected)[:limit], typed
+            found = symbols(markets.search(state, typed, kind, limit=limit))
+            if expected:
+                assert found == symbols(expected)[:limit], typed
+            elif found:  # with one typing error in each word
+                assert max(map(len, word_list(typed))) > 2, typed
 
 
 @settings(deadline=None, max_examples=100)
