@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +18,7 @@ import trio
 from msgspec import Struct, structs
 
 from actors.bodies import ARROW
+from actors.coverage import IMPORTS
 from daemon import commands
 from daemon.config import Config
 from daemon.serve import stack_settings
@@ -32,6 +33,10 @@ FLYING = 4  # requests under way at a time
 PATIENCE = 120.0  # seconds that an unreachable or full daemon is waited for
 FIRST = 3  # rows of a file that are shown before it starts
 SHOWN = 5  # refused rows that are listed
+SPANS = 1_000  # markets in one word about what was imported
+
+
+Spans = dict[str, tuple[int, int]]  # by market: the times (µs) of its first event, and just after its last one
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -76,6 +81,7 @@ class Sink(Protocol):
     """Where events go: an Arrow stream in, the answer of ingest out."""
 
     async def submit(self, body: bytes) -> bytes: ...
+    async def cover(self, spans: Spans) -> None: ...
 
 
 class Reporter(Protocol):
@@ -130,15 +136,32 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
     progress = _Progress(config.data / "imports", fingerprint, choices, plan.where)
     done = min(progress.done, total)
     report.begin(path.name, total, done, "rows")
-    if done >= total:
-        return
+    if done < total:
+        await _send(file, choices, plan.where, fingerprint, progress, sink, report, tally)
+    # What was refused is not here, so nobody can say that all is.
+    if progress.spans and not progress.rejected:
+        await sink.cover(progress.spans)
+
+
+async def _send(
+    file: File,
+    choices: list[Choice],
+    where: str,
+    fingerprint: str,
+    progress: "_Progress",
+    sink: Sink,
+    report: Reporter,
+    tally: Tally,
+) -> None:
+    """Send the rows that were not taken yet."""
+    done = progress.done
     names = [choice for choice in choices if choice.field in ("trade_id", "transaction_hash")]
-    numbered = not await trio.to_thread.run_sync(file.says, names, plan.where)
+    numbered = not await trio.to_thread.run_sync(file.says, names, where)
     if numbered:
         choices = [choice for choice in choices if choice not in names]
-    batches = file.read(choices, plan.where, done, ROWS)
+    batches = file.read(choices, where, done, ROWS)
     send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
-    finished: dict[int, int] = {}  # chunks that overtook others: first row → rows
+    finished: dict[int, tuple[int, Spans, int]] = {}  # chunks that overtook others, by their first rows
     landed = trio.Event()
 
     async def sending(chunks: trio.MemoryReceiveChannel[tuple[int, pa.RecordBatch]]) -> None:
@@ -147,12 +170,12 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
             async for at, batch in chunks:
                 body = await trio.to_thread.run_sync(_encoded, batch, fingerprint if numbered else "", at)
                 answer = msgspec.json.decode(await sink.submit(body), type=_Answer)
-                _count(tally, path, at, answer)
+                _count(tally, file.path, at, answer)
                 if answer.rejected_count == batch.num_rows == tally.rejected:
                     raise BadRequest(f"{tally.errors[0]}; so it is with every row looked at: nothing was imported")
-                finished[at] = batch.num_rows
+                finished[at] = batch.num_rows, _spans(batch), answer.rejected_count
                 while progress.done in finished:
-                    progress.advance(finished.pop(progress.done))
+                    progress.advance(*finished.pop(progress.done))
                 landed.set()
                 landed = trio.Event()
                 tally.rows += batch.num_rows
@@ -184,6 +207,21 @@ def _encoded(batch: pa.RecordBatch, fingerprint: str, at: int) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _spans(batch: pa.RecordBatch) -> Spans:
+    """From when to when there are events of each market that is named by its symbol."""
+    if not {"market_symbol", "timestamp"} <= set(batch.schema.names):
+        return {}
+    table = pa.table({name: batch.column(name) for name in ("market_symbol", "timestamp")})
+    ends = table.group_by("market_symbol").aggregate([("timestamp", "min"), ("timestamp", "max")])
+    symbols = ends.column("market_symbol").to_pylist()
+    first, last = (ends.column(f"timestamp_{end}").cast(pa.int64()).to_pylist() for end in ("min", "max"))
+    return {
+        symbol: (low, high + 1)
+        for symbol, low, high in zip(symbols, first, last, strict=True)
+        if symbol is not None and low is not None
+    }
+
+
 def _count(tally: Tally, path: Path, at: int, answer: _Answer) -> None:
     tally.accepted += answer.accepted
     tally.duplicates += answer.duplicates
@@ -194,23 +232,49 @@ def _count(tally: Tally, path: Path, at: int, answer: _Answer) -> None:
         tally.errors.append(f"{path.name}: row {at + one.index + 1}: {one.error}")
 
 
+class _Said(Struct):
+    """What the note about a file says."""
+
+    rows: int = 0
+    rejected: int = 0
+    spans: Spans = {}
+
+
 class _Progress:
     """How many rows of a file were taken, for a run that comes after one that was cut off."""
 
     def __init__(self, folder: Path, fingerprint: str, choices: Sequence[Choice], where: str) -> None:
         said = msgspec.json.encode([fingerprint, [(one.field, one.sql) for one in choices], where])
         self._path = folder / f"{blake2b(said, digest_size=12).hexdigest()}.json"
-        try:
-            self.done = int(json.loads(self._path.read_bytes())["rows"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self.done = 0
+        self._said = _Said()
+        with suppress(OSError, msgspec.MsgspecError):
+            self._said = msgspec.json.decode(self._path.read_bytes(), type=_Said)
 
-    def advance(self, rows: int) -> None:
-        """So many rows more, from the first on without a gap, are in the journal."""
-        self.done += rows
+    @property
+    def done(self) -> int:
+        """Rows that are in the journal, from the first on without a gap."""
+        return self._said.rows
+
+    @property
+    def spans(self) -> Spans:
+        """From when to when they say something of each market."""
+        return self._said.spans
+
+    @property
+    def rejected(self) -> int:
+        """How many of them were refused."""
+        return self._said.rejected
+
+    def advance(self, rows: int, spans: Spans, rejected: int) -> None:
+        """So many rows more are in the journal, or were refused."""
+        self._said.rows += rows
+        self._said.rejected += rejected
+        for market, (low, high) in spans.items():
+            first, last = self.spans.get(market, (low, high))
+            self.spans[market] = min(first, low), max(last, high)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         beside = self._path.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode({"rows": self.done}))
+        beside.write_bytes(msgspec.json.encode(self._said))
         os.replace(beside, self._path)
 
 
@@ -249,12 +313,17 @@ class Direct:
     """The intake of a data directory that this process has opened."""
 
     def __init__(self, stack: Stack) -> None:
-        self._intake = stack.intake
+        self._intake, self._registry, self._coverage = stack.intake, stack.registry, stack.coverage
 
     async def submit(self, body: bytes) -> bytes:
         """Take events."""
         answer: bytes = await self._intake.submit(body, ARROW, source="import")
         return answer
+
+    async def cover(self, spans: Spans) -> None:
+        """Note what was imported."""
+        slots = await self._registry.load(list(spans))
+        await self._coverage.cover(IMPORTS, [(slots[name], *span) for name, span in spans.items() if name in slots])
 
 
 class Remote:
@@ -264,16 +333,30 @@ class Remote:
         self._url = urlsplit(url if "//" in url else f"http://{url}")
         if self._url.scheme not in ("http", "https") or not self._url.hostname:
             raise BadRequest(f"--url: expected something like http://127.0.0.1:8000, got {url!r}")
-        self._path = "/api/ingest/events" + (f"?create={create}" if create else "")
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": ARROW}
+        self._events = "/api/ingest/events" + (f"?create={create}" if create else "")
+        self._key = {"Authorization": f"Bearer {key}"}
         self._idle: list[http.client.HTTPConnection] = []
 
     async def submit(self, body: bytes) -> bytes:
-        """Post events; a daemon that is away, full or limits us is waited for."""
+        """Post events."""
+        return await self._taken(self._events, body, ARROW)
+
+    async def cover(self, spans: Spans) -> None:
+        """Say what was imported."""
+        said = [
+            {"feed": IMPORTS, "markets": [name], "from": low / 1000, "to": high / 1000}
+            for name, (low, high) in spans.items()
+        ]
+        for i in range(0, len(said), SPANS):
+            body = msgspec.json.encode(said[i : i + SPANS])
+            await self._taken("/api/ingest/coverage", body, "application/json")
+
+    async def _taken(self, path: str, body: bytes, kind: str) -> bytes:
+        """The answer to what is posted; a daemon that is away, full or limits us is waited for."""
         until = trio.current_time() + PATIENCE
         while True:
             try:
-                status, headers, answer = await trio.to_thread.run_sync(self._post, body)
+                status, headers, answer = await trio.to_thread.run_sync(self._post, path, body, kind)
             except (OSError, http.client.HTTPException) as error:
                 problem, pause = f"{self._url.geturl()}: {error}", 1.0
             else:
@@ -287,10 +370,10 @@ class Remote:
                 raise Unavailable(f"{problem}; what was taken stays, start the same command again to go on")
             await trio.sleep(pause)
 
-    def _post(self, body: bytes) -> tuple[int, Any, bytes]:
+    def _post(self, path: str, body: bytes, kind: str) -> tuple[int, Any, bytes]:
         connection = self._idle.pop() if self._idle else self._connected()
         try:
-            connection.request("POST", self._path, body, self._headers)
+            connection.request("POST", path, body, {**self._key, "Content-Type": kind})
             response = connection.getresponse()
             answer = response.read()
         except BaseException:
