@@ -11,6 +11,7 @@ from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from actors import candle
+from actors.catch_up import CatchUp
 from actors.market import MarketActor, Slice, Tick
 from actors.reading import Window
 from actors.rounds import Round, made
@@ -74,25 +75,27 @@ class Engine:
         epoch: str,
         *,
         seq: int,
-        lived: Array,
+        catch_up: CatchUp,
         now: Callable[[], float],
         floors: Floors | None = None,
         idle: float = IDLE,
     ) -> None:
-        """`lived`: the slots of the markets of which the store holds something; `floors`: see `Reading`."""
+        """`seq` is the newest committed batch: until the store has all up to it, what is committed waits for `begin`,
+        and whoever asks for bars waits for `catch_up`. `floors`: see `Reading`."""
         self._names, self._store, self._writer = names, store, writer
         self._epoch = epoch
         self._now, self._idle = now, idle
         self._floors = floors or Floors()
         self._seq = self._committed = seq
-        self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
-        self._lived[lived] = True
+        self._catch_up = catch_up
+        self._lived = np.zeros(0, np.bool_)
         self._actors: dict[int, MarketActor] = {}
         self._slots: dict[str, int] = {}  # by symbol, of the markets with an actor
         self._pending: list[Commit] = []
         self._wake = trio.Event()
         self._hurry = trio.Event()
         self._settled = trio.Event()
+        self._begun = trio.Event()
         self._closing = False
         self._nursery: trio.Nursery | None = None
         self._rounds = self._events = self._slices = self._opened = self._retired = 0
@@ -118,6 +121,13 @@ class Engine:
         self._committed = commits[-1].seq
         self._wake.set()
 
+    def begin(self, lived: Array) -> None:
+        """Fold what is committed: the store has all that came before. `lived` are the slots of which it has bars."""
+        self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
+        self._lived[lived] = True
+        self._begun.set()
+        self._catch_up.end()
+
     async def market(self, symbol: str) -> Market:
         """The market of this name; raises UnknownMarket."""
         return await self._names.named(symbol)
@@ -127,7 +137,9 @@ class Engine:
         return self._floors.of(kind, rung).before
 
     def has_events(self, slot: int) -> bool:
-        """Whether a market has ever had an event."""
+        """Whether a market has ever had an event; Unavailable while nobody knows."""
+        if not self._catch_up.over:
+            raise self._catch_up.unavailable()
         return slot < len(self._lived) and bool(self._lived[slot])
 
     async def window(
@@ -166,6 +178,9 @@ class Engine:
     def close(self) -> None:
         """Take in what was committed, close the markets, and let `run` return."""
         self._closing = True
+        if not self._catch_up.over:
+            self._pending.clear()  # the next start folds it
+        self._begun.set()
         self._wake.set()
         self._hurry.set()
 
@@ -196,6 +211,7 @@ class Engine:
             async with trio.open_nursery() as beats:
                 beats.start_soon(self._beat)
                 task_status.started()
+                await self._begun.wait()
                 while not (self._closing and not self._pending):
                     await self._wake.wait()
                     self._wake = trio.Event()
@@ -283,7 +299,12 @@ class Engine:
             self._lived[slot] = True
 
     async def caught_up(self) -> None:
-        """Return once everything that was committed before the call is folded and in the writer's hands."""
+        """Return once everything that was committed before the call is folded and in the writer's hands.
+
+        Unavailable where that would take long, because the store has to be rebuilt first.
+        """
+        if not self._catch_up.over:
+            await self._catch_up.patiently()
         wanted = self._committed
         while self._seq < wanted:
             self._hurry.set()

@@ -15,6 +15,7 @@ import trio
 from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
+from actors.catch_up import CatchUp
 from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Rejected, decode, decompress
 from actors.identities import Outcome, resolve, same
 from storage import hashing
@@ -152,6 +153,7 @@ class Intake:
         events_at: Callable[[Array], Awaitable[Events]],
         answered: Callable[[str], Answer | None],
         reject: Callable[[Sequence[Reject]], object],
+        catch_up: CatchUp,
         create: Kind | None = None,
         most: int = 2_000_000,
         limit: int = 64 << 20,
@@ -160,6 +162,7 @@ class Intake:
         """`append`, `answered` and `reject` block and are run through `run`; `most` events may wait for the store."""
         self._names, self._index, self._engine, self._backlog, self._run = names, index, engine, backlog, run
         self._append, self._events_at, self._answered, self._reject = append, events_at, answered, reject
+        self._catch_up = catch_up
         self._create, self._most, self._limit, self._now = create, most, limit, now
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
         self._recent: deque[Commit] = deque()  # what the store may not have yet
@@ -359,8 +362,10 @@ class Intake:
                         self._let_go(request.key)
 
     async def _room(self) -> None:
-        """Producers wait while the store is far behind, and are refused while it cannot be written."""
+        """Producers wait while the store is far behind, and are refused while it cannot be written or is made again."""
         while self._behind() > self._most:
+            if not self._catch_up.over:
+                raise self._catch_up.unavailable()
             failing = self._backlog.statistics().failing
             if failing:
                 raise Unavailable(failing, retry_after=5)

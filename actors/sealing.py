@@ -68,7 +68,6 @@ class Sealing:
         store: Target,
         background: Background,
         *,
-        waiting: int,
         taken: Callable[[], int],
         flushed: Callable[[int], Awaitable[None]],
         now: Callable[[], float],
@@ -76,13 +75,13 @@ class Sealing:
         events: int = 1_000_000,
         lingers: float = 60.0,
     ) -> None:
-        """`waiting` events lie in the store's tables, and `taken()` have come to them since.
+        """`taken()` events have come to the store's tables.
 
         A file that was replaced stays for `lingers` seconds, longer than any read takes.
         """
         self._folder, self._journal, self._store, self._background = folder, journal, store, background
         self._files = list(files)
-        self._waiting, self._taken, self._flushed, self._now = waiting, taken, flushed, now
+        self._waiting, self._taken, self._flushed, self._now = 0, taken, flushed, now
         self._seconds, self._events = seconds, events
         self._lingers = lingers
         self._began = now()
@@ -95,6 +94,10 @@ class Sealing:
     def through(self) -> int:
         """The newest batch that is sealed."""
         return self._files[-1].last if self._files else 0
+
+    def count(self, waiting: int) -> None:
+        """So many events lie in the store's tables now."""
+        self._waiting = waiting - self._taken() + self._sealed_events
 
     def due(self) -> bool:
         """Whether an hour has passed since the last file, or enough events have come."""

@@ -1,22 +1,23 @@
-"""What a start does before anybody is served: the store brought to where the journal is."""
+"""What a start does: first whatever taking events needs, then the store brought to where the journal is."""
 
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Struct
 
+from actors.catch_up import CatchUp
 from actors.intake import know
 from actors.registry import Registry
 from actors.rounds import Round, made
 from storage import archive, candles, ledger, manifest, sealed
-from storage.commits import ROW_BITS, Commit, decode
+from storage.commits import ROW_BITS, Answer, Commit, decode
 from storage.database import Database, Door
 from storage.errors import Unavailable
-from storage.flush import Flush
+from storage.events import Array, Events, concat
 from storage.identities import Identities
 from storage.journal import Journal
 from storage.sealed import Sealed
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 REPLAYED = 500_000  # events that are recovered at a time
 TOLD = 5.0  # seconds between two lines about how far it is
+
+Put = Callable[[Sequence[Answer]], Awaitable[None]]
 
 
 class Recovered(Struct, frozen=True):
@@ -37,69 +40,130 @@ class Recovered(Struct, frozen=True):
     set_aside: str | None
 
 
+class Target(Protocol):
+    """What is asked of the writer."""
+
+    def hold(self, round_: Round) -> None: ...
+    async def flushed(self, seq: int) -> None: ...
+
+
+class _Missing(NamedTuple):
+    """What the store does not have yet."""
+
+    files: list[Sealed]
+    applied: int
+    through: int  # batches that are sealed
+    last: int
+    cuts: list[int]  # batches up to one of these and later ones must not be flushed together
+
+
 class Recovery:
-    """The parts that a start works on."""
+    """One start: `prepare`, after which events can be taken, and `run`, after which bars can be read."""
 
-    def __init__(self, journal: Journal, database: Database, door: Door, registry: Registry) -> None:
+    def __init__(self, journal: Journal, database: Database, door: Door, registry: Registry, raw: Path) -> None:
+        """`raw` is the folder of sealed events."""
         self._journal, self._database, self._door, self._registry = journal, database, door, registry
+        self._raw = raw
+        self._began = time.perf_counter()
+        self._missing = _Missing([], 0, 0, 0, [])
+        self.catch_up = CatchUp("", 0)
+        self.recovered = Recovered(0, 0, 0.0, 0, None)
 
-    async def run(
-        self,
-        identities_folder: Path,
-        raw: Path,
-        sum_up: Callable[[list[Round]], Awaitable[Flush]],
-        commit: Callable[[Flush], Awaitable[None]],
-    ) -> tuple[int, Identities, Recovered]:
-        """Fold what sealed files and journal have and the store does not; the seq it reaches, and who is known."""
-        began = time.perf_counter()
+    @property
+    def applied(self) -> int:
+        """The newest batch that the store had when it was opened."""
+        return self._missing.applied
+
+    @property
+    def last(self) -> int:
+        """The newest batch that there was at the start."""
+        return self._missing.last
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is anything that the store did not have."""
+        return self.applied < self.last
+
+    async def prepare(self, identities_folder: Path, put: Put) -> Identities:
+        """Find out what there is, and everybody who is known; `put` keeps what requests with a key were told."""
         journal, database = self._journal, self._database
-        if await database.write(manifest.settle, raw, journal.first_seq):
+        if await database.write(manifest.settle, self._raw, journal.first_seq):
             log.error("the store is rebuilt without some events; positions of before mean nothing any more")
             await self._door.run(journal.renew_epoch)
         applied = await database.write(candles.adopt, journal.epoch)
         cuts = await database.write(archive.restore, journal.last_seq)
         await database.read(archive.tidy)
+        through = await database.read(manifest.through)
+        files = [file for file in await database.read(manifest.listed) if not file.damaged and file.last > applied]
+        self._missing = _Missing(files, applied, through, max(journal.last_seq, through, applied), cuts)
         identities = await self._known(identities_folder)
-        files = [file for file in await database.read(manifest.listed) if not file.damaged]
-        sealed_through = await database.read(manifest.through)
-        progress = _Progress(sum(file.events for file in files if file.last > applied))
-        batches = 0
-        for commits, stored in self._chunks(raw, files, applied, sealed_through, cuts):
+        answers, waiting = await self._door.run(self._know, identities)
+        if answers:
+            await put(answers)
+        expected = waiting + sum(_events_after(file, applied) for file in files)
+        what = "rebuilding the store" if applied < through or not applied else "taking in the end of the journal"
+        self.catch_up = CatchUp(what, expected)
+        return identities
+
+    async def run(self, writer: Target) -> None:
+        """Fold what sealed files and journal have and the store does not."""
+        batches = events = 0
+        told = time.perf_counter()
+        chunks = self._chunks()
+        applied = self.applied
+        while (found := await self._door.run(next, chunks, None)) is not None:
+            commits, stored = found
             round_ = await self._folded(commits)
-            for one in commits:
-                if one.seq > identities.through:  # what came before is in their files
-                    identities.forget(one.forgotten)
-                    know(identities, one.events)
-            if identities.full:
-                await self._put_away(identities, round_.last)
-            work = await sum_up([round_])
-            await commit(replace(work, events=()) if stored else work)
+            if stored:
+                round_.events = ()
+            writer.hold(round_)
+            await writer.flushed(round_.last)
             batches += round_.last - applied
             applied = round_.last
-            progress.add(round_.count)
-        recovered = Recovered(
+            events += round_.count
+            self.catch_up.add(round_.count)
+            if time.perf_counter() - told >= TOLD:
+                told = time.perf_counter()
+                log.info("%s; %d events a second", self.catch_up.said(), events / (told - self._began))
+        self.recovered = Recovered(
             batches,
-            progress.events,
-            time.perf_counter() - began,
-            journal.recovered.torn_bytes,
-            str(database.set_aside) if database.set_aside else None,
+            events,
+            time.perf_counter() - self._began,
+            self._journal.recovered.torn_bytes,
+            str(self._database.set_aside) if self._database.set_aside else None,
         )
-        return applied, identities, recovered
 
-    def _chunks(
-        self, raw: Path, files: Sequence[Sealed], applied: int, sealed_through: int, cuts: Sequence[int]
-    ) -> Iterator[tuple[list[Commit], bool]]:
-        """What there is after `applied`, some batches at a time, and whether their events lie in a sealed file.
+    def events_at(self, places: Array) -> Events:
+        """The events at these places that only the journal has, while the store is behind it. Blocks."""
+        wanted = np.unique(places >> ROW_BITS)
+        wanted = wanted[wanted > max(self.applied, self._missing.through)]
+        parts = [Events(0, {})]
+        if len(wanted):
+            for seq, record in self._journal.since(int(wanted[0]) - 1):
+                if seq in wanted:
+                    events = decode(seq, record).events
+                    parts.append(events.take(np.flatnonzero(np.isin(events.integers("pos"), places))))
+                if seq == wanted[-1]:
+                    break
+        return concat(parts)
+
+    def _chunks(self) -> Iterator[tuple[list[Commit], bool]]:
+        """What the store does not have, some batches at a time, and whether their events lie in a sealed file. Blocks.
 
         None before and after a cut come together.
         """
+        files, applied, through, last, cuts = self._missing
         for file in files:
-            if file.last > applied:
-                for some in _some(sealed.commits(raw, file, applied, ends=cuts), cuts):
-                    yield some, True
-        since = self._journal.since(max(applied, sealed_through))
-        for some in _some((decode(seq, record) for seq, record in since), cuts):
+            for some in _some(sealed.commits(self._raw, file, applied, ends=cuts), cuts):
+                yield some, True
+        for some in _some((decode(*one) for one in self._unsealed(max(applied, through), last)), cuts):
             yield some, False
+
+    def _unsealed(self, after: int, last: int) -> Iterator[tuple[int, memoryview]]:
+        for seq, record in self._journal.since(after):
+            if seq > last:  # taken since the start
+                return
+            yield seq, record
 
     async def _folded(self, commits: Sequence[Commit]) -> Round:
         slots = {event.market for commit in commits for event in commit.dead}
@@ -110,12 +174,12 @@ class Recovery:
 
     async def _known(self, folder: Path) -> Identities:
         """The index of identities, with everything that the database knows of."""
-        journal, database = self._journal, self._database
-        last = journal.last_seq
+        journal, database, seq = self._journal, self._database, self.applied
         index = await self._door.run(lambda: Identities.open(folder, epoch=journal.epoch))
-        seq = await database.read(candles.applied)
-        if index.broken or index.through > last:
-            log.warning("%s", index.broken or f"identities: files reach {index.through}, the journal {last}; rebuilt")
+        if index.broken or index.through > self.last:
+            log.warning(
+                "%s", index.broken or f"identities: files reach {index.through}, the journal {self.last}; rebuilt"
+            )
             through = (seq + 1 << ROW_BITS) - 1
             await database.read(lambda db: index.rebuild(ledger.identities(db, -1, through), seq))
         else:
@@ -125,32 +189,50 @@ class Recovery:
                 index.add(*some)
         return index
 
-    async def _put_away(self, identities: Identities, seq: int) -> None:
-        identities.freeze(seq)
-        try:
-            await self._door.run(identities.spill)
-            await self._door.run(identities.merge)
-        except Unavailable as error:
-            log.warning("%s; they stay in memory until there is room", error)
+    def _know(self, index: Identities) -> tuple[list[Answer], int]:
+        """Have the index know what the store does not have yet; the answers among that, and how many events of it are
+        not sealed. Blocks."""
+        files, applied, through, last, _ = self._missing
+        known = max(index.through, applied)
+        answers: list[Answer] = []
+        for file in files:
+            told = sealed.beside(self._raw, file, applied)
+            answers += told.answers
+            if file.last > known:
+                ident, digest, pos = sealed.identities(self._raw, file, (known + 1 << ROW_BITS) - 1)
+                order = np.argsort(pos)
+                index.add(ident[order], digest[order], pos[order])
+                gone = told.seqs > known
+                forgotten, seqs = told.forgotten[gone], told.seqs[gone]
+                index.forget(forgotten[index.find(forgotten).pos >> ROW_BITS < seqs])
+                _put_away(index, file.last)
+        waiting = 0
+        for seq, record in self._unsealed(max(applied, through), last):
+            commit = decode(seq, record)
+            answers += commit.answers
+            waiting += commit.events.n
+            if seq > known:
+                index.forget(commit.forgotten)
+                know(index, commit.events)
+                _put_away(index, seq)
+        return answers, waiting
 
 
-class _Progress:
-    def __init__(self, expected: int) -> None:
-        self.events = 0
-        self._expected = expected  # of sealed files; what the journal has is not known before it is read
-        self._began = self._told = time.perf_counter()
+def _put_away(index: Identities, seq: int) -> None:
+    if not index.full:
+        return
+    index.freeze(seq)
+    try:
+        index.spill()
+        index.merge()
+    except Unavailable as error:
+        log.warning("%s; they stay in memory until there is room", error)
 
-    def add(self, events: int) -> None:
-        self.events += events
-        now = time.perf_counter()
-        if now - self._told >= TOLD:
-            self._told = now
-            log.info(
-                "rebuilding the store: %d events of at least %d, %d a second",
-                self.events,
-                max(self._expected, self.events),
-                self.events / (now - self._began),
-            )
+
+def _events_after(file: Sealed, seq: int) -> int:
+    """About how many events of a file come after this seq."""
+    batches = file.last - file.first + 1
+    return file.events * min(batches, file.last - seq) // batches
 
 
 def _some(commits: Iterator[Commit], cuts: Sequence[int]) -> Iterator[list[Commit]]:

@@ -16,7 +16,7 @@ from daemon import demo as samples
 from daemon.commands import ADDRESS, first_key, make_folder
 from daemon.config import Config
 from daemon.recovery import Recovered
-from daemon.stack import Stack, StackSettings, opened
+from daemon.stack import Stack, StackSettings, opening
 from storage import keys
 from web.app import create_app
 from web.context import Rates, Services, WebSettings
@@ -41,11 +41,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
     certificate = tls.context(config)
     make_folder(config)
     sys.setswitchinterval(0.001)  # a thread that decodes must not hold up the loop for long
-    async with opened(stack_settings(config)) as stack:
-        _report(config, stack.recovered, time.perf_counter() - began)
-        gc.collect()
-        gc.freeze()  # what lives as long as the process need not be looked at again
-        gc.set_threshold(50_000, 20, 50)
+    async with opening(stack_settings(config)) as stack:
         settings = web_settings(config, demo)
         stopping = trio.Event()
         app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""))
@@ -58,8 +54,16 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         async def readable(key: str) -> bool:
             return await stack.keys.allowed(key, "read")
 
+        async def settle() -> None:
+            await stack.catch_up.wait()
+            _report(config, stack.recovered, time.perf_counter() - began)
+            gc.collect()
+            gc.freeze()  # what lives as long as the process need not be looked at again
+            gc.set_threshold(50_000, 20, 50)
+
         may_read = readable if config.auth == "token" else None
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(settle)
 
             async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
                 await listen(
@@ -166,6 +170,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         archivist=stack.archivist,
         sealing=stack.sealing,
         janitor=stack.janitor,
+        catch_up=stack.catch_up,
         backups=stack.backups,
         settings=settings,
         not_ready=not_ready,

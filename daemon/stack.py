@@ -1,7 +1,7 @@
 """Everything between the disk and the doors: opened from the disk up, recovered, run, and drained back down."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from msgspec import Struct
 from actors.archivist import Archivist
 from actors.background import Background
 from actors.backups import Backups
+from actors.catch_up import CatchUp
 from actors.coverage import Coverage
 from actors.engine import Engine
 from actors.hub import Hub
@@ -26,8 +27,9 @@ from daemon import __version__
 from daemon.recovery import Recovered, Recovery
 from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects
 from storage.calendar import MICROS, ONE_DAY
+from storage.commits import Answer
 from storage.database import Database, Door
-from storage.events import Array
+from storage.events import Array, Events, concat
 from storage.flush import Flush
 from storage.identities import Identities
 from storage.journal import Journal
@@ -76,13 +78,32 @@ class Stack:
     archivist: Archivist
     backups: Backups
     janitor: Janitor
-    recovered: Recovered
+    recovery: Recovery
+
+    @property
+    def catch_up(self) -> CatchUp:
+        """How far the store is behind the journal since the start."""
+        return self.recovery.catch_up
+
+    @property
+    def recovered(self) -> Recovered:
+        """What the start brought back, once it is over."""
+        return self.recovery.recovered
 
 
 @asynccontextmanager
 async def opened(settings: StackSettings, *, now: Callable[[], float] = time.time) -> AsyncIterator[Stack]:
+    """As `opening`; the block begins once the store has all that the journal knows."""
+    async with opening(settings, now=now) as stack:
+        await stack.catch_up.wait()
+        yield stack
+
+
+@asynccontextmanager
+async def opening(settings: StackSettings, *, now: Callable[[], float] = time.time) -> AsyncIterator[Stack]:
     """Open the data directory, recover what the journal knows and the store does not, and run until the block ends.
 
+    Events are taken from the beginning of the block on; whoever asks for bars waits until the store is recovered.
     Leaving the block drains: what was accepted is committed, folded and flushed, and the files close clean.
     """
     door = Door(settings.threads)
@@ -108,19 +129,29 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
         async def sum_up(rounds: list[Round]) -> Flush:
             return await door.run(flushed, rounds, registry.kinds, registry.sources, _days(registry), _spans(registry))
 
+        async def put(some: Sequence[Answer]) -> None:
+            await door.run(answers.put, told, some, now())
+
         async def commit(work: Flush) -> None:
             if work.answers:
-                await door.run(answers.put, told, work.answers, now())
+                await put(work.answers)
             await store.commit(work)
 
-        recovery = Recovery(journal, database, door, registry)
+        async def events_at(places: Array) -> Events:
+            behind = not recovery.catch_up.over
+            found = await store.events_at(places)
+            if not behind or found.n == len(places):
+                return found
+            return concat([found, await door.run(recovery.events_at, np.setdiff1d(places, found.integers("pos")))])
+
         raw = data / manifest.FOLDER
-        applied, identities, recovered = await recovery.run(data / "identities", raw, sum_up, commit)
+        recovery = Recovery(journal, database, door, registry, raw)
+        identities = await recovery.prepare(data / "identities", put)
         writer = Writer(
             commit,
             sum_up,
             store.compact,
-            applied=applied,
+            applied=recovery.applied,
             now=now,
             kinds=KINDS,
             seconds=settings.flush_seconds,
@@ -132,8 +163,8 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             store,
             writer,
             journal.epoch,
-            seq=applied,
-            lived=await database.read(candles.lived),
+            seq=recovery.last,
+            catch_up=recovery.catch_up,
             now=now,
         )
         intake = Intake(
@@ -143,9 +174,10 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             writer,
             door.run,
             append=journal.append,
-            events_at=store.events_at,
+            events_at=events_at,
             answered=lambda key: answers.find(told, key),
             reject=lambda some: rejects.put(letters, some),
+            catch_up=recovery.catch_up,
             create=settings.create,
             most=2 * settings.flush_events,
             limit=settings.max_body,
@@ -157,7 +189,6 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             journal,
             store,
             Background(),
-            waiting=await database.read(ledger.count),
             taken=lambda: writer.statistics().events,
             flushed=writer.flushed,
             now=now,
@@ -188,8 +219,18 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
             archivist,
             backups,
             janitor,
-            recovered,
+            recovery,
         )
+
+        async def caring(*, task_status: trio.TaskStatus[None]) -> None:
+            """Bring the store to where the journal is, then do what is to be done now and then."""
+            if recovery.behind:
+                task_status.started()
+            await recovery.run(writer)
+            sealing.count(await database.read(ledger.count))
+            engine.begin(await database.read(candles.lived))
+            await janitor.run(task_status=trio.TASK_STATUS_IGNORED if recovery.behind else task_status)
+
         async with trio.open_nursery() as below:
             await below.start(hub.run)
             await below.start(key_cache.run)
@@ -203,7 +244,7 @@ async def opened(settings: StackSettings, *, now: Callable[[], float] = time.tim
                     async with trio.open_nursery() as taking:
                         await taking.start(intake.run)
                         async with trio.open_nursery() as tidying:
-                            await tidying.start(janitor.run)
+                            await tidying.start(caring)
                             yield stack
                             tidying.cancel_scope.cancel()
                         intake.close()

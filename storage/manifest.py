@@ -107,7 +107,8 @@ def settle(db: Connection, root: Path, kept_from: int) -> bool:
     if its batches are elsewhere; if they are not, as in a new database, it gets its row. Of batches that are nowhere
     there is a row, too, which says so.
     """
-    new = not db.execute("SELECT * FROM meta").fetchall()
+    known = db.execute("SELECT applied_seq FROM meta").fetchall()
+    new, applied = not known, known[0][0] if known else 0
     named = {file.file for file in listed(db)}
     for file in _found(root):
         reached = through(db)
@@ -126,7 +127,7 @@ def settle(db: Connection, root: Path, kept_from: int) -> bool:
         path.unlink()
     for file in listed(db):
         if file.content:
-            damage(db, file, sealed.check(root, file, whole=new))
+            damage(db, file, sealed.check(root, file, whole=file.last > applied))
         else:
             damage(db, file, file.damaged)
     return new and any(file.damaged for file in listed(db))

@@ -434,6 +434,30 @@ def identities(folder: Path, file: Sealed, after: int) -> tuple[Array, Array, Ar
     return ident[keep], digest[keep], pos[keep]
 
 
+class Beside(NamedTuple):
+    """What batches say beside events."""
+
+    forgotten: Array  # identities that a batch let go of
+    seqs: Array  # of the batch that let go of each
+    answers: list[Answer]
+
+
+def beside(folder: Path, file: Sealed, after: int) -> Beside:
+    """What the batches of a file after this seq say beside events, in their order; raises Damaged. Blocks."""
+    path = folder / file.file
+    try:
+        notes = [each for each in _notes(path, _words(path)) if each.seq > after]
+    except FileNotFoundError:
+        raise Damaged(file, "it is missing") from None
+    except UNREADABLE as error:
+        raise Damaged(file, f"it cannot be read: {error}") from error
+    return Beside(
+        np.array([one for each in notes for one in each.forgotten], np.uint64),
+        np.repeat([each.seq for each in notes], [len(each.forgotten) for each in notes]).astype(np.int64),
+        [one for each in notes for one in each.answers],
+    )
+
+
 class _Ends(NamedTuple):
     """Between which values the rows of a row group lie."""
 

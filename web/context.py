@@ -15,6 +15,7 @@ from quart_trio.wrappers import TrioRequest
 
 from actors.archivist import Archivist
 from actors.backups import Backups
+from actors.catch_up import CatchUp
 from actors.coverage import Coverage
 from actors.engine import Engine
 from actors.hub import Hub
@@ -86,6 +87,7 @@ class Services:
     archivist: Archivist
     sealing: Sealing
     janitor: Janitor
+    catch_up: CatchUp
     backups: Backups
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready

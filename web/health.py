@@ -120,7 +120,8 @@ async def report() -> Response:
 
 def unready(services: Services) -> list[str]:
     """Why requests had better not be sent here."""
-    return [reason for reason in (services.not_ready(), services.journal.statistics().broken) if reason]
+    reasons = (services.not_ready(), services.catch_up.said(), services.journal.statistics().broken)
+    return [reason for reason in reasons if reason]
 
 
 async def examined(services: Services) -> Health:
@@ -140,11 +141,7 @@ async def examined(services: Services) -> Health:
         reasons.append(f"history store: damaged, {services.database.damaged}; a restart rebuilds it from the journal")
     if services.database.set_aside is not None:
         what = f"history store: a file that would not open was set aside as {services.database.set_aside.name}"
-        # What the journal held at the start is being folded again; until then old bars are missing.
-        if writer.applied < journal.last_seq - journal.appended_records:
-            reasons.append(f"{what}; it is being rebuilt")
-        else:
-            notices.append(f"{what}, and rebuilt")
+        notices.append(f"{what}, and rebuilt" if services.catch_up.over else what)
     if recovered.torn_bytes:
         notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
     feeds = sorted(services.coverage.statistics(), key=lambda feed: -feed.lag)

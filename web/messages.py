@@ -21,6 +21,7 @@ Code = Literal[
     "unauthorized",
     "too_many_subscriptions",
     "rate_limited",
+    "unavailable",
     "internal",
 ]
 Id = str | int

@@ -13,7 +13,7 @@ from actors.bars import Label, Start
 from actors.hub import Hub
 from actors.topics import Streams, Subscription
 from storage.calendar import parse
-from storage.errors import BadRequest, CandledError, UnknownMarket, UnknownResolution
+from storage.errors import BadRequest, CandledError, Unavailable, UnknownMarket, UnknownResolution
 from web.listener import Socket
 from web.messages import (
     BARS,
@@ -214,6 +214,8 @@ class Session:
             self._answer(Error("invalid_message", str(error), channel, id))
         except UnknownMarket as error:
             self._answer(Error("unknown_symbol", str(error), channel, id))
+        except Unavailable as error:
+            self._answer(Error("unavailable", str(error), channel, id))
         except CandledError as error:
             self._answer(Error("internal", str(error), channel, id))
         except Exception:

@@ -1,8 +1,8 @@
 """The web app over a real stack: real files, real tasks, a clock that a test can set."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,12 @@ def decoded(data: bytes | str) -> Any:
 
 
 @asynccontextmanager
-async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncIterator[Web]:
+async def serving(
+    folder: Path, now: float = NOW, opener: Callable[..., AbstractAsyncContextManager[Stack]] = opened, **settings: Any
+) -> AsyncIterator[Web]:
     """A running app on a data directory."""
     clock = Clock(now)
-    async with opened(StackSettings(data=folder, flush_seconds=0.05, threads=4), now=clock) as stack:
+    async with opener(StackSettings(data=folder, flush_seconds=0.05, threads=4), now=clock) as stack:
         app = create_app(
             Services(
                 engine=stack.engine,
@@ -108,6 +110,7 @@ async def serving(folder: Path, now: float = NOW, **settings: Any) -> AsyncItera
                 archivist=stack.archivist,
                 sealing=stack.sealing,
                 janitor=stack.janitor,
+                catch_up=stack.catch_up,
                 settings=WebSettings(
                     **{
                         "version": "1.2.3",

@@ -18,7 +18,7 @@ const ANSWER = 10_000; // milliseconds until an unanswered subscription counts a
 const CONFLATE = 100; // milliseconds between two states of one bar: more than an eye can follow
 const BREAKS = 3; // breaks in quick succession: ask for a snapshot instead of resuming
 const QUICK = 10_000; // milliseconds
-const PASSING = new Set(["rate_limited", "internal", "too_many_subscriptions"]);
+const PASSING = new Set(["rate_limited", "unavailable", "internal", "too_many_subscriptions"]);
 
 export type StreamPhase = "waiting" | "subscribing" | "catching-up" | "live" | "failed";
 
