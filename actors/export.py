@@ -103,7 +103,7 @@ class Exporter:
 
     async def events(self, market: Market, start: int, end: int) -> AsyncGenerator[Stretch, None]:
         """All events with start ≤ time < end (µs), by time and then by their places, in the columns of
-        `listing.SCHEMA`.
+        `listing.schema_of` its kind.
 
         Nothing is flushed for it: what the store lacks is taken from the writer.
         """
@@ -114,9 +114,7 @@ class Exporter:
             waiting = [
                 Unflushed(some.last, some.events, [dead.pos for _, dead in some.dead]) for some in self._writer.rounds
             ]
-            rows, after = await self._read(
-                listing.between, waiting, market.slot, market.market_symbol, after, end, EVENTS
-            )
+            rows, after = await self._read(listing.between, waiting, market, after, end, EVENTS)
             if rows.num_rows:
                 done = len(days) if after is None else int(np.searchsorted(days, after[0] // MICROS))
                 yield Stretch(rows, done, len(days))

@@ -31,6 +31,7 @@ from storage.variants import CONDITIONS, CURRENCY, LANGUAGES, Variant, why_no_ca
 
 NUMBERS = ("price", *QUOTE_NUMBERS)
 DEFAULTS = Variant("", "")
+FLAGS = {"true": True, "false": False}  # as tables of texts have them
 PRICE_TYPE = PRICE_CODE["trade"]
 
 
@@ -86,7 +87,7 @@ def variant(card_id: Any, place: Any, condition: Any, is_foil: Any, language: An
         card_id,
         place,
         condition or DEFAULTS.condition,
-        bool(flag("is_foil", is_foil)),
+        bool(flag("is_foil", FLAGS.get(is_foil, is_foil) if isinstance(is_foil, str) else is_foil)),
         language or DEFAULTS.language,
         currency or DEFAULTS.currency,
     )

@@ -101,7 +101,7 @@ async def _read(
         exporter = Exporter(stack.engine, stack.writer, stack.store, stack.database.read)
         market = await stack.engine.market(wanted.market)
         if resolution is None:
-            rows, schema = exporter.events(market, *span), listing.SCHEMA
+            rows, schema = exporter.events(market, *span), listing.schema_of(market.kind)
         else:
             start, end = (math.ceil(at / MICROS) for at in span)
             rows, schema = exporter.bars(market, resolution, start, end), bar_schema(market.kind)

@@ -1,6 +1,6 @@
 """The events of one market as they were sent, in order of time and place, a stretch at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,11 @@ from duckdb import DuckDBPyConnection as Connection
 
 from storage import candles, manifest, schema, sealed
 from storage.errors import Unavailable
-from storage.events import DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, TRADE_NUMBERS, Array, Events
+from storage.events import DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, QUOTE_NUMBERS, TRADE_NUMBERS, Array, Events
+from storage.records import Market
 from storage.rows import to_arrow
 from storage.sealed import Damaged, Within
+from storage.variants import variant_of
 
 Place = tuple[int, int]  # an event's time in µs, and its place among all committed events
 
@@ -33,6 +35,26 @@ SCHEMA = pa.schema(
         ("trade_id", pa.string()),
     ]
 )
+# Prices of cards; what a variant is, each of them says.
+QUOTES = pa.schema(
+    [
+        ("time", pa.timestamp("us", "UTC")),
+        ("card_id", pa.string()),
+        ("marketplace", pa.string()),
+        ("condition", pa.string()),
+        ("is_foil", pa.bool_()),
+        ("language", pa.string()),
+        ("currency", pa.string()),
+        *((name, DECIMAL) for name in ("price", *QUOTE_NUMBERS)),
+        ("num_listings", pa.int64()),
+        ("total_quantity", pa.int64()),
+    ]
+)
+
+
+def schema_of(kind: str) -> pa.Schema:
+    """The columns of the events of a kind of market, as its way of ingest takes them."""
+    return QUOTES if kind == "card" else SCHEMA
 
 
 class Unflushed(NamedTuple):
@@ -44,10 +66,10 @@ class Unflushed(NamedTuple):
 
 
 def between(
-    db: Connection, waiting: Sequence[Unflushed], market: int, symbol: str, after: Place, end: int, limit: int
+    db: Connection, waiting: Sequence[Unflushed], market: Market, after: Place, end: int, limit: int
 ) -> tuple[pa.RecordBatch, Place | None]:
-    """The first `limit` events of a market after a place and with ts < end, in the columns of SCHEMA; and where they
-    end, None where there are no more.
+    """The first `limit` events of a market after a place and with ts < end, in the columns of `schema_of` its kind; and
+    where they end, None where there are no more.
 
     `waiting` is what was committed when the snapshot behind `db` was not there yet. Unavailable where events lie in a
     file that cannot be read.
@@ -55,13 +77,14 @@ def between(
     applied = candles.applied(db)
     waiting = [some for some in waiting if some.last > applied]
     gone = np.unique(np.array([pos for some in waiting for pos in some.dead], np.int64))
-    tables = [_kept(db, market, after, end, limit, gone)]
-    tables += _sealed(db, market, after, end, limit, gone)
-    tables += [_left(_of_market(events, market, end), after, gone) for some in waiting for events in some.events]
+    slot = market.slot
+    tables = [_kept(db, slot, after, end, limit, gone)]
+    tables += _sealed(db, slot, after, end, limit, gone)
+    tables += [_left(_of_market(events, slot, end), after, gone) for some in waiting for events in some.events]
     found = _first(tables, limit)
     if found.num_rows < limit:
-        return _told(found, symbol), None
-    return _told(found, symbol), (found.column("ts")[-1].as_py(), found.column("pos")[-1].as_py())
+        return _told(found, market), None
+    return _told(found, market), (found.column("ts")[-1].as_py(), found.column("pos")[-1].as_py())
 
 
 def _kept(db: Connection, market: int, after: Place, end: int, limit: int, gone: Array) -> pa.Table:
@@ -138,10 +161,27 @@ def _first(tables: Sequence[pa.Table], limit: int) -> pa.Table:
 # --- as they were sent
 
 
-def _told(table: pa.Table, symbol: str) -> pa.RecordBatch:
+def _told(table: pa.Table, market: Market) -> pa.RecordBatch:
     """Events as the ledger keeps them, in the columns that ingest takes."""
     table = table.combine_chunks()
-    return pa.RecordBatch.from_arrays([_column(table, field, symbol) for field in SCHEMA], schema=SCHEMA)
+    schema_ = schema_of(market.kind)
+    if market.kind == "card":
+        variant = variant_of(market.market_symbol)
+        said = {} if variant is None else variant._asdict()
+        columns = [_quoted(table, field, said) for field in schema_]
+    else:
+        columns = [_column(table, field, market.market_symbol) for field in schema_]
+    return pa.RecordBatch.from_arrays(columns, schema=schema_)
+
+
+def _quoted(table: pa.Table, field: pa.Field, variant: Mapping[str, object]) -> Any:
+    if field.name in variant:
+        return pa.repeat(pa.scalar(variant[field.name], field.type), table.num_rows)
+    if field.name == "time":
+        return _said(table, "ts", pa.int64()).cast(field.type)
+    found = _said(table, field.name, field.type)
+    # A price of nothing is kept as none, but has to be said.
+    return found.fill_null(pa.scalar(0, pa.int64()).cast(field.type)) if field.name == "price" else found
 
 
 def _column(table: pa.Table, field: pa.Field, symbol: str) -> Any:

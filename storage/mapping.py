@@ -42,7 +42,7 @@ OTHERS = (
 )
 FIELDS = (*(name for name in NAMES if name != "maker"), *OTHERS, "contract_address", "market_id")
 # Texts that may look like something else: 007 is not 7 where it names a trade.
-TEXTS = ("market_symbol", "trade_id", "transaction_hash", "user_address", "position_id")
+TEXTS = ("market_symbol", "trade_id", "transaction_hash", "user_address", "position_id", "card_id", "marketplace")
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}  # microseconds in each
 
 
@@ -98,7 +98,7 @@ def chosen(file: Shape, given: Sequence[tuple[str, str]], market: str, times: Ti
         sql = f"CASE CAST({quoted(maker)} AS BOOLEAN) WHEN true THEN 'sell' WHEN false THEN 'buy' END"
         found.append(Choice("side", sql, f"{maker} (true: the taker sold)"))
     if market:
-        found.insert(0, Choice("market_symbol", _text(market), f"{market}, for every row"))
+        found.insert(0, Choice("market_symbol", literal(market), f"{market}, for every row"))
     elif not have & {"market_symbol", "market_id", "contract_address"}:
         raise BadRequest("no column names the market: give --market, or --map COLUMN=market_symbol")
     for field, instead in NEEDED.items():
@@ -121,9 +121,9 @@ def _choice(field: str, source: str, file: Shape, times: Times) -> Choice:
     kind = file.columns[source] if known else ""
     sql = quoted(source) if known else f"({source})"
     if field == "timestamp":
-        return _time(source, sql, kind, file.first.get(source), times)
+        return time_of(field, source, file, times)
     if source in file.exact:
-        return Choice(field, quoted(file.exact[source]), source)
+        return exactly(field, source, file)
     if field == "side":
         return Choice(field, _side(sql), source)
     if kind == "HUGEINT":
@@ -131,35 +131,43 @@ def _choice(field: str, source: str, file: Shape, times: Times) -> Choice:
     return Choice(field, sql, source)
 
 
-def _time(source: str, sql: str, kind: str, value: object, times: Times) -> Choice:
+def exactly(field: str, source: str, file: Shape) -> Choice:
+    """A field that is read from the texts of a column of numbers."""
+    return Choice(field, quoted(file.exact[source]), source)
+
+
+def time_of(field: str, source: str, file: Shape, times: Times) -> Choice:
+    """The field that says when, from a column or an SQL expression."""
+    kind = file.columns.get(source, "")
+    sql = quoted(source) if source in file.columns else f"({source})"
     if times.format is not None:
-        sql = f"timezone({_text(times.zone)}, try_strptime(CAST({sql} AS VARCHAR), {_text(times.format)}))"
-        return Choice("timestamp", _micros(sql), f"{source} ({times.format}, {times.zone})")
+        sql = f"timezone({literal(times.zone)}, try_strptime(CAST({sql} AS VARCHAR), {literal(times.format)}))"
+        return Choice(field, _micros(sql), f"{source} ({times.format}, {times.zone})")
     if kind == "TIMESTAMP WITH TIME ZONE":
-        return Choice("timestamp", _micros(sql), source)
+        return Choice(field, _micros(sql), source)
     if kind.startswith(("TIMESTAMP", "DATE")) or not kind or kind == "VARCHAR":
         if kind == "VARCHAR":
             # A zone in the text counts; without one it is read as if it stood there.
             zoned = f"regexp_matches({sql}, '(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
             aware = f"TRY_CAST({sql} AS TIMESTAMPTZ)"
-            local = f"timezone({_text(times.zone)}, TRY_CAST({sql} AS TIMESTAMP))"
+            local = f"timezone({literal(times.zone)}, TRY_CAST({sql} AS TIMESTAMP))"
             return Choice(
-                "timestamp",
+                field,
                 _micros(f"CASE WHEN {zoned} THEN {aware} ELSE {local} END"),
                 f"{source} ({times.zone} where no zone is given)",
             )
         return Choice(
-            "timestamp",
-            _micros(f"timezone({_text(times.zone)}, TRY_CAST({sql} AS TIMESTAMP))"),
+            field,
+            _micros(f"timezone({literal(times.zone)}, TRY_CAST({sql} AS TIMESTAMP))"),
             f"{source} ({times.zone})",
         )
-    unit = times.unit or _unit(source, value)
+    unit = times.unit or _unit(source, file.first.get(source))
     scale = UNITS[unit]
     if "INT" in kind:
         scaled = f"{sql} * {int(scale)}" if scale >= 1 else f"{sql} // {round(1 / scale)}"
     else:
         scaled = f"round({sql} * {scale!r})"
-    return Choice("timestamp", f"make_timestamp(CAST({scaled} AS BIGINT))", f"{source} ({unit} since 1970)")
+    return Choice(field, f"make_timestamp(CAST({scaled} AS BIGINT))", f"{source} ({unit} since 1970)")
 
 
 def _unit(source: str, value: object) -> str:
@@ -184,5 +192,6 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
+    """A text as SQL."""
     return "'" + value.replace("'", "''") + "'"

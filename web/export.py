@@ -83,7 +83,7 @@ async def events() -> Response:
     with blamed("symbol"):
         market = await engine().market(query.symbol)
     rows = exports().exporter.events(market, start, end)
-    return await _answer(rows, listing.SCHEMA, kind, f"{market.market_symbol}-events")
+    return await _answer(rows, listing.schema_of(market.kind), kind, f"{market.market_symbol}-events")
 
 
 def exports() -> Exports:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from actors.bodies import ARROW, JSON, NDJSON
 from actors.decode import SNAPSHOTS, Decoded, decode
 from storage import hashing
+from storage.calendar import Calendar
 from storage.errors import BadRequest
 from storage.events import PRICE_CODE
 from storage.records import KIND_CODE
@@ -43,6 +44,9 @@ class Registry:
 
     def slot_of_contract(self, *_: object) -> int | None:
         raise AssertionError("a price of a card names no contract")
+
+    def calendar(self, slot: int) -> Calendar:
+        raise AssertionError("a price of a card lies in no trading day")
 
 
 def hash_of(symbol: str) -> int:
@@ -133,6 +137,11 @@ def test_every_condition_and_language_is_taken() -> None:
     ]
     expected = [slot(Variant("1", "m", c, language=spoken)) for c in CONDITIONS for spoken in LANGUAGES]
     assert posted(*events).events.integers("market").tolist() == expected
+
+
+def test_whether_it_is_foil_may_be_told_in_a_text_as_tables_have_it() -> None:
+    for text, is_foil in (("true", True), ("false", False)):
+        assert at_row(one(is_foil=text).events, "market") == slot(Variant("1", "tcgplayer", is_foil=is_foil))
 
 
 def test_a_price_of_nothing_is_taken_and_sets_no_price() -> None:
@@ -252,10 +261,10 @@ def test_prices_together_are_read_as_each_alone(events: Sequence[Any]) -> None:
         refused += [(i, r.error) for r in alone.rejected]
     assert decoded.index.tolist() == [i for i, _ in good]
     assert [(r.index, r.error) for r in decoded.rejected] == refused
-    for row, (_, alone) in enumerate(good):
+    for row, (_, single) in enumerate(good):
         found = decoded.events.take(np.array([row]))
-        for name in dict.fromkeys([*found.columns, *alone.columns]):
-            a, b = at_row(found, name), at_row(alone, name)
+        for name in dict.fromkeys([*found.columns, *single.columns]):
+            a, b = at_row(found, name), at_row(single, name)
             assert a == b or (a != a and b != b), name
     unknown = read(lines(events), NDJSON, final=False).unknown
     assert bool(unknown) == any(r.error.startswith("no market") for r in decoded.rejected)
