@@ -175,6 +175,20 @@ MIGRATIONS: Sequence[Migration] = (
         ) WITHOUT ROWID
         """,
     ),
+    (
+        """
+        CREATE TABLE marks (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            slot INTEGER NOT NULL,
+            at INTEGER NOT NULL,
+            place TEXT NOT NULL,
+            text TEXT NOT NULL,
+            label TEXT NOT NULL,
+            color TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX marks_at ON marks (slot, at)",
+    ),
 )
 
 
