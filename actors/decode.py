@@ -1,7 +1,7 @@
 """Pure: the bytes of a request into validated event columns, with a reason for every event that is refused."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ class Rejected:
     raw: bytes  # the event as sent, as JSON
 
 
+Refused = Callable[[Sequence[int], Sequence[str]], list[Rejected]]  # (places, reasons)
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
     """What a request said."""
@@ -41,6 +44,7 @@ class Decoded:
     index: NDArray[np.int64]  # the place of each in the request, from 0
     rejected: list[Rejected]
     unknown: list[Reference]  # not known in memory; then nothing else is here: look them up and decode again
+    refused: Refused = lambda _, __: []  # what was taken here, by its places in the request, and refused later
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ def decode(
     batch = opened(body, content_type.partition(";")[0].strip().lower(), limit, form.known)
     if batch.n > MANY:
         raise TooLarge(f"body: expected at most {MANY} events, got {batch.n}")
+
+    def refused(places: Sequence[int], errors: Sequence[str]) -> list[Rejected]:
+        events = batch.events(np.array(places, np.int64))
+        return [_rejected(row, error, event, batch) for row, error, event in zip(places, errors, events, strict=True)]
+
     unknown: dict[Reference, None] = {}
     columns: dict[str, Column] = {}
     slow = np.ones(batch.n, np.bool_)
@@ -84,7 +93,7 @@ def decode(
         if unknown and not final:
             return Decoded(Events(0, {}), np.zeros(0, np.int64), [], list(unknown))
     if not slow.any():
-        return Decoded(Events(batch.n, lean(columns)), np.arange(batch.n), [], [])
+        return Decoded(Events(batch.n, lean(columns)), np.arange(batch.n), [], [], refused)
     rows = np.flatnonzero(slow)
     words: list[dict[str, Any]] = []
     index: list[int] = []
@@ -110,7 +119,7 @@ def decode(
         order = np.argsort(place, kind="stable")
         events = concat([Events(batch.n, columns).take(plain), events]).take(order)
         place = place[order]
-    return Decoded(Events(events.n, lean(events.columns)), place, rejected, [])
+    return Decoded(Events(events.n, lean(events.columns)), place, rejected, [], refused)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:

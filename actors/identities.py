@@ -20,6 +20,7 @@ class Outcome(IntEnum):
     CORRECTED = 2  # the event is known and said otherwise: this word replaces the earlier one
     RETRACTED = 3  # takes back an event that is known
     UNKNOWN = 4  # would take back an event that nobody knows
+    REFUSED = 5  # would change a day whose raw events were dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,17 @@ def _said(events: Events) -> tuple[Array, Any]:
     return numbers, pc.if_else(pa.array(chain), transaction, text)
 
 
-def resolve(words: Events, found_pos: Array, found_digest: Array) -> Resolution:
+def resolve(
+    words: Events, found_pos: Array, found_digest: Array, here: Array | None = None, there: Array | None = None
+) -> Resolution:
     """Weigh each word against what is known of its identity, earlier words of the same batch included.
 
     `found_pos` and `found_digest` say what was known before the batch: place and digest of the live event with the
-    word's identity, −1 where there is none.
+    word's identity, −1 where there is none. Masks: no event may come `here`, where the word's own would lie; the known
+    event lies `there`, where none may go.
     """
+    here = np.zeros(words.n, np.bool_) if here is None else here
+    there = np.zeros(words.n, np.bool_) if there is None else there
     ident, digest, removed = words.integers("ident"), words.integers("digest"), words.integers("removed")
     named = ident != 0
     known = named & (found_pos >= 0)
@@ -71,21 +77,26 @@ def resolve(words: Events, found_pos: Array, found_digest: Array) -> Resolution:
     outcome = np.full(words.n, Outcome.ACCEPTED, np.uint8)
     keep = ~removed
     gone = known
+    same = known & (digest == found_digest) & ~removed
     if known.any():
-        same = known & (digest == found_digest) & ~removed
         outcome[known] = Outcome.CORRECTED
         outcome[same] = Outcome.DUPLICATE
         keep &= ~same
         gone = known & ~same
     if removed.any():
         outcome[removed] = np.where(known[removed], Outcome.RETRACTED, Outcome.UNKNOWN)
+    refused = ~same & ((known & there) | (here & ~removed))
+    if refused.any():
+        outcome[refused] = Outcome.REFUSED
+        keep &= ~refused
+        gone = gone & ~refused
     forgotten = gone & removed
 
     again = _repeated(ident, named)
     if len(again):
         for column in (keep, gone, forgotten):
             column[again] = False
-        _replay(again, ident, digest, removed, found_pos, found_digest, outcome, keep, gone, forgotten)
+        _replay(again, ident, digest, removed, found_pos, found_digest, here, there, outcome, keep, gone, forgotten)
     return Resolution(outcome, np.flatnonzero(keep), np.sort(found_pos[gone]).astype(np.int64), ident[forgotten])
 
 
@@ -114,6 +125,8 @@ def _replay(
     removed: Array,
     found_pos: Array,
     found_digest: Array,
+    here: Array,
+    there: Array,
     outcome: Array,
     keep: Array,
     gone: Array,
@@ -122,21 +135,24 @@ def _replay(
     """Weigh these rows one by one. What a row found before the batch is marked gone on the identity's first row."""
     first: dict[int, int] = {}  # by identity, its first row in the batch
     newest: dict[int, tuple[int, int] | None] = {}  # by identity: digest and row of what lives now; row −1: from before
-    columns = (rows, ident[rows], digest[rows], removed[rows], found_pos[rows], found_digest[rows])
-    for row, who, says, takes_back, pos, said in zip(*(c.tolist() for c in columns), strict=True):
+    columns = (rows, *(each[rows] for each in (ident, digest, removed, found_pos, found_digest, here, there)))
+    for row, who, says, takes_back, pos, said, shut, held in zip(*(c.tolist() for c in columns), strict=True):
         if who not in first:
             first[who] = row
             newest[who] = (said, -1) if pos >= 0 else None
         lives = newest[who]
+        if lives is not None and lives[0] == says and not takes_back:
+            outcome[row] = Outcome.DUPLICATE
+            continue
+        if (shut and not takes_back) or (held and lives is not None and lives[1] < 0):
+            outcome[row] = Outcome.REFUSED
+            continue
         if lives is None:
             outcome[row] = Outcome.UNKNOWN if takes_back else Outcome.ACCEPTED
             if takes_back:
                 continue
         elif takes_back:
             outcome[row] = Outcome.RETRACTED
-        elif lives[0] == says:
-            outcome[row] = Outcome.DUPLICATE
-            continue
         else:
             outcome[row] = Outcome.CORRECTED
         if lives is not None:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import groupby
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from msgspec import Struct
 from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from actors.catch_up import CatchUp
-from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Rejected, decode, decompress
+from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Refused, Rejected, decode, decompress
+from actors.gate import NOWHERE, Gate, reason
 from actors.identities import Outcome, resolve, same
 from storage import hashing
 from storage.commits import Answer, Commit, Dead, encode, places
@@ -25,12 +26,14 @@ from storage.events import Array, Events, concat
 from storage.histogram import Histogram, Times
 from storage.names import Reference
 from storage.records import Kind, Reject
+from storage.retention import Days
 
 log = logging.getLogger(__name__)
 
 INLINE = 256 << 10  # a body up to this size is decoded on the loop; a larger one on a thread
 GROUP = 400_000  # events in one commit
 LISTED = 100  # rejected events that an answer lists
+LETTERS = 1000  # dead letters of one request about closed days: more of them would say the same
 KEY_LENGTH = 200
 
 Run = Callable[..., Awaitable[Any]]
@@ -97,6 +100,7 @@ class Names(Named, Protocol):
     """What intake asks of the registry."""
 
     async def load(self, references: Sequence[Reference], create: Kind | None = None) -> object: ...
+    async def load_slots(self, slots: Sequence[int]) -> None: ...
 
 
 class Taker(Protocol):
@@ -132,9 +136,12 @@ class _Request:
     stamped: bool
     index: Array
     rejected: list[Rejected]
+    refuse: Refused
+    source: str
     key: str | None
     asked: bytes  # see Answer
     reply: trio.MemorySendChannel["bytes | CandledError"]
+    unlisted: int = 0  # words that were refused beside those in `rejected`
     counts: Array = field(default_factory=lambda: np.zeros(len(Outcome), np.int64))
 
 
@@ -153,6 +160,7 @@ class Intake:
         events_at: Callable[[Array], Awaitable[Events]],
         answered: Callable[[str], Answer | None],
         reject: Callable[[Sequence[Reject]], object],
+        gate: Gate,
         catch_up: CatchUp,
         create: Kind | None = None,
         most: int = 2_000_000,
@@ -163,6 +171,8 @@ class Intake:
         self._names, self._index, self._engine, self._backlog, self._run = names, index, engine, backlog, run
         self._append, self._events_at, self._answered, self._reject = append, events_at, answered, reject
         self._catch_up = catch_up
+        self._gate = gate
+        self._one = trio.Lock()  # what follows from the order of commits happens between two of them
         self._create, self._most, self._limit, self._now = create, most, limit, now
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
         self._recent: deque[Commit] = deque()  # what the store may not have yet
@@ -260,7 +270,18 @@ class Intake:
         reply, answer = trio.open_memory_channel["bytes | CandledError"](1)
         self._waiting += 1
         try:
-            await self._queue(_Request(found.events, self._apart(work), found.index, found.rejected, key, asked, reply))
+            request = _Request(
+                found.events,
+                self._apart(work),
+                found.index,
+                found.rejected,
+                found.refused,
+                source,
+                key,
+                asked,
+                reply,
+            )
+            await self._queue(request)
             told = await answer.receive()
         finally:
             self._waiting -= 1
@@ -296,11 +317,14 @@ class Intake:
         return decode(body, content_type, self._names, now, form=form, final=final, limit=self._limit)
 
     def _letters(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
-        at = int(self._now() * 1e6)
         for one in rejected:
             cause = one.error.split(":", 1)[0] if ":" in one.error else "market"
             cause = cause if cause.isidentifier() else "event"
             self._rejected[cause] = self._rejected.get(cause, 0) + 1
+        return self._posted(rejected, source)
+
+    def _posted(self, rejected: Sequence[Rejected], source: str) -> list[Reject]:
+        at = int(self._now() * 1e6)
         return [
             Reject(
                 at=at,
@@ -311,6 +335,22 @@ class Intake:
             )
             for one in rejected
         ]
+
+    async def close_days(self, days: Days, note: Callable[[Sequence[tuple[int, bytes]], int], Awaitable[None]]) -> int:
+        """Refuse whatever would change these days of markets from now on; the newest batch that did not heed that.
+
+        `note(days, seq)` writes it down first. Whoever was known until then is in files when this returns, if there is
+        room.
+        """
+        async with self._one:
+            seq = self._engine.committed()
+            rows = self._gate.closed.joined(days)
+            await note(rows, seq)
+            self._gate.closed.take(rows)
+            await self._put_all_away(seq)
+        while self._spilling is not None:
+            await self._spilling.wait()
+        return seq
 
     def statistics(self) -> IntakeStatistics:
         """Counters for metrics."""
@@ -353,7 +393,8 @@ class Intake:
                     count += request.words.n
                 try:
                     await self._room()
-                    await self._commit(group)
+                    async with self._one:
+                        await self._commit(group)
                 except Unavailable as error:
                     for request in group:
                         request.reply.send_nowait(error)
@@ -376,7 +417,8 @@ class Intake:
         began = time.perf_counter()
         seq = self._engine.committed() + 1
         words = _joined(group)
-        commit, outcome = await self._resolved(seq, words)
+        commit, outcome, closed = await self._resolved(seq, words)
+        letters = self._refused(group, outcome, closed)
         answers = self._answers_to(group, outcome, seq if commit else seq - 1)
         kept = [
             Answer(request.key, int(self._now()), body, request.asked)
@@ -396,25 +438,80 @@ class Intake:
                 self._answers[answer.key] = answer
             self._commit_times.observe(time.perf_counter() - began)
         self._outcomes += np.bincount(outcome, minlength=len(Outcome))
+        if letters:
+            try:
+                await self._run(self._reject, letters)
+            except Unavailable as error:
+                log.warning("dead letters: %s", error)
         for request, body in zip(group, answers, strict=True):
             request.reply.send_nowait(body)
 
-    async def _resolved(self, seq: int, words: Events) -> tuple[Commit | None, Array]:
-        """What the words come to: a batch to commit, if it changes anything, and the outcome of each word."""
+    async def _resolved(self, seq: int, words: Events) -> tuple[Commit | None, Array, Array]:
+        """What the words come to: a batch to commit, if it changes anything, the outcome of each word, and when that is
+        what it would change in a closed day (µs)."""
+        closed = words.integers("ts")
+        here = self._gate.shut(words.integers("market"), closed)
         if "ident" not in words:
+            outcome = np.where(here, Outcome.REFUSED, Outcome.ACCEPTED).astype(np.int64)
             events = words.without("removed")
+            if here.any():
+                events = events.take(np.flatnonzero(~here))
             if not events.n:
-                return None, np.zeros(0, np.int64)
-            return Commit(seq, events.with_columns(pos=places(seq, events.n))), np.zeros(words.n, np.int64)
+                return None, outcome, closed
+            return Commit(seq, events.with_columns(pos=places(seq, events.n))), outcome, closed
         words, pos, digest, standing = await self._known(words)
-        found = resolve(words, pos, digest)
+        if len(self._gate.closed) and standing.n:
+            await self._names.load_slots(np.unique(standing.integers("market")).tolist())
+        there, closed = self._held(words, pos, digest, standing, here, closed)
+        found = resolve(words, pos, digest, here, there)
         outcome = found.outcome.astype(np.int64)
         if not len(found.keep) and not len(found.dead):
-            return None, outcome
+            return None, outcome, closed
         dead = _dead(standing, found.dead)
         kept = words.without("removed")
         events = kept if len(found.keep) == words.n else kept.take(found.keep)
-        return Commit(seq, events.with_columns(pos=places(seq, events.n)), dead, found.forget), outcome
+        return Commit(seq, events.with_columns(pos=places(seq, events.n)), dead, found.forget), outcome, closed
+
+    def _held(
+        self, words: Events, pos: Array, digest: Array, standing: Events, here: Array, closed: Array
+    ) -> tuple[Array, Array]:
+        """Which words would change an event of a closed day, or one that was dropped; and when what is closed to each
+        word is."""
+        there = np.zeros(words.n, np.bool_)
+        rows = np.flatnonzero((pos >= 0) & ((digest != words.integers("digest")) | words.integers("removed")))
+        if not len(self._gate.closed) or not len(rows):
+            return there, closed
+        when = np.full(len(rows), NOWHERE)
+        there[rows] = True
+        if standing.n:
+            standing = standing.take(np.argsort(standing.integers("pos")))
+            place = standing.integers("pos")
+            at = np.minimum(np.searchsorted(place, pos[rows]), standing.n - 1)
+            known = place[at] == pos[rows]
+            when[known] = standing.integers("ts")[at[known]]
+            there[rows[known]] = self._gate.shut(standing.integers("market")[at[known]], when[known])
+        closed = closed.copy()
+        blamed = there[rows] & ~here[rows]
+        closed[rows[blamed]] = when[blamed]
+        return there, closed
+
+    def _refused(self, group: Sequence[_Request], outcome: Array, closed: Array) -> list[Reject]:
+        """Have each request know which of its words were refused, and why; the dead letters about them."""
+        letters: list[Reject] = []
+        if not (outcome == Outcome.REFUSED).any():
+            return letters
+        at = 0
+        for request in group:
+            rows = np.flatnonzero(outcome[at : at + request.words.n] == Outcome.REFUSED)
+            some = rows[:LETTERS]
+            reasons = [reason(ts) for ts in closed[at + some].tolist()]
+            told = request.refuse(request.index[some].tolist(), reasons)
+            letters += self._posted(told, request.source)
+            request.rejected = sorted([*request.rejected, *told], key=lambda one: one.index)
+            request.unlisted = len(rows) - len(told)
+            self._rejected["closed_day"] = self._rejected.get("closed_day", 0) + len(rows)
+            at += request.words.n
+        return letters
 
     async def _known(self, words: Events) -> tuple[Events, Array, Array, Events]:
         """The words, place and digest of the event that each is about, and the events that some may change.
@@ -482,8 +579,10 @@ class Intake:
 
     async def _put_away(self, seq: int) -> None:
         """Keep the identities in memory few: the older ones go to files, on a thread."""
-        if not self._index.full:
-            return
+        if self._index.full:
+            await self._put_all_away(seq)
+
+    async def _put_all_away(self, seq: int) -> None:
         while self._index.frozen and self._spilling is not None:
             await self._spilling.wait()
         self._index.freeze(seq)
@@ -518,7 +617,7 @@ class Intake:
                 counts[Outcome.RETRACTED],
                 counts[Outcome.UNKNOWN],
                 listed,
-                len(request.rejected),
+                len(request.rejected) + request.unlisted,
                 cursor,
             )
             answers.append(msgspec.json.encode(answer))
@@ -526,7 +625,7 @@ class Intake:
 
 
 def _stamped(found: Decoded) -> Decoded:
-    return found if found.unknown else Decoded(hashing.stamped(found.events), found.index, found.rejected, [])
+    return found if found.unknown else replace(found, events=hashing.stamped(found.events))
 
 
 def _joined(group: Sequence[_Request]) -> Events:

@@ -79,7 +79,7 @@ class Sealing:
 
         A file that was replaced stays for `lingers` seconds, longer than any read takes.
         """
-        self._folder, self._journal, self._store, self._background = folder, journal, store, background
+        self.folder, self._journal, self._store, self._background = folder, journal, store, background
         self._files = list(files)
         self._waiting, self._taken, self._flushed, self._now = 0, taken, flushed, now
         self._seconds, self._events = seconds, events
@@ -89,6 +89,17 @@ class Sealing:
         self._replaced: list[tuple[float, Sealed]] = []
         self._sealed_events = self._merges = self._trimmed = 0
         self._spent = 0.0
+
+    @property
+    def files(self) -> Sequence[Sealed]:
+        """All of them, in order of their batches."""
+        return self._files
+
+    def replace(self, old: Sealed, new: Sealed | None) -> None:
+        """Another file, or none, has taken the place of this one; it goes when nobody reads it any more."""
+        at = self._files.index(old)
+        self._files[at : at + 1] = [new] if new else []
+        self._replaced.append((self._now(), old))
 
     @property
     def through(self) -> int:
@@ -156,10 +167,10 @@ class Sealing:
             pause()
             if seq == last or count >= self._events:
                 break
-        return sealed.write(self._folder, first, some[-1].seq, some, self._now(), pause)
+        return sealed.write(self.folder, first, some[-1].seq, some, self._now(), pause)
 
     async def _merge(self, some: Sequence[Sealed]) -> None:
-        file = await self._background.run(lambda pause: sealed.merge(self._folder, some, self._now(), pause))
+        file = await self._background.run(lambda pause: sealed.merge(self.folder, some, self._now(), pause))
         await self._store.merge(file, some)
         at = self._files.index(some[0])
         self._files[at : at + len(some)] = [file]
@@ -186,7 +197,7 @@ class Sealing:
         """Remove files that were replaced long enough ago."""
         while self._replaced and self._replaced[0][0] + self._lingers <= self._now():
             _, old = self._replaced.pop(0)
-            (self._folder / old.file).unlink(missing_ok=True)
+            (self.folder / old.file).unlink(missing_ok=True)
 
     def statistics(self) -> SealingStatistics:
         """Counters for metrics and health."""

@@ -13,7 +13,7 @@ from actors.catch_up import CatchUp
 from actors.intake import know
 from actors.registry import Registry
 from actors.rounds import Round, made
-from storage import archive, candles, ledger, manifest, sealed
+from storage import archive, candles, ledger, manifest, retention, sealed
 from storage.commits import ROW_BITS, Answer, Commit, decode
 from storage.database import Database, Door
 from storage.errors import Unavailable
@@ -60,8 +60,17 @@ class _Missing(NamedTuple):
 class Recovery:
     """One start: `prepare`, after which events can be taken, and `run`, after which bars can be read."""
 
-    def __init__(self, journal: Journal, database: Database, door: Door, registry: Registry, raw: Path) -> None:
-        """`raw` is the folder of sealed events."""
+    def __init__(
+        self,
+        journal: Journal,
+        database: Database,
+        door: Door,
+        registry: Registry,
+        raw: Path,
+        dropped: retention.Known,
+    ) -> None:
+        """`raw` is the folder of sealed events; `dropped` is gone for good, and must not come back."""
+        self._dropped = dropped
         self._journal, self._database, self._door, self._registry = journal, database, door, registry
         self._raw = raw
         self._began = time.perf_counter()
@@ -87,11 +96,12 @@ class Recovery:
     async def prepare(self, identities_folder: Path, put: Put) -> Identities:
         """Find out what there is, and everybody who is known; `put` keeps what requests with a key were told."""
         journal, database = self._journal, self._database
+        await database.write(retention.settle, self._dropped)
         if await database.write(manifest.settle, self._raw, journal.first_seq):
             log.error("the store is rebuilt without some events; positions of before mean nothing any more")
             await self._door.run(journal.renew_epoch)
         applied = await database.write(candles.adopt, journal.epoch)
-        cuts = await database.write(archive.restore, journal.last_seq)
+        cuts = await database.write(archive.restore, journal.last_seq, self._dropped.frozen)
         await database.read(archive.tidy)
         through = await database.read(manifest.through)
         files = [file for file in await database.read(manifest.listed) if not file.damaged and file.last > applied]

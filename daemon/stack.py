@@ -16,16 +16,18 @@ from actors.backups import Backups
 from actors.catch_up import CatchUp
 from actors.coverage import Coverage
 from actors.engine import Engine
+from actors.gate import Gate
 from actors.hub import Hub
 from actors.intake import Intake
 from actors.janitor import Janitor
 from actors.registry import Keys, Registry
+from actors.retention import Retention
 from actors.rounds import Round, flushed
 from actors.sealing import Sealing
 from actors.writer import Writer
 from daemon import __version__
 from daemon.recovery import Recovered, Recovery
-from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects
+from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects, retention
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
@@ -35,6 +37,7 @@ from storage.identities import Identities
 from storage.journal import Journal
 from storage.measures import KINDS
 from storage.records import Kind
+from storage.retention import Keep
 from storage.state import State
 from storage.store import Store
 
@@ -53,6 +56,7 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     seal_events: int = 1_000_000
     archive_days: int = 7
     archive_quiet: float = 3600.0
+    retention: tuple[Keep, ...] = ()
     feed_silence: float = 60.0
 
 
@@ -76,6 +80,7 @@ class Stack:
     intake: Intake
     sealing: Sealing
     archivist: Archivist
+    retention: Retention
     backups: Backups
     janitor: Janitor
     recovery: Recovery
@@ -144,8 +149,14 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
                 return found
             return concat([found, await door.run(recovery.events_at, np.setdiff1d(places, found.integers("pos")))])
 
+        dropped = await door.run(retention.known, state)
+        closed = retention.Closed(dropped.closed)
+
+        def labels(slots: Array, seconds: Array) -> Array:
+            return _days(registry)(slots, seconds)
+
         raw = data / manifest.FOLDER
-        recovery = Recovery(journal, database, door, registry, raw)
+        recovery = Recovery(journal, database, door, registry, raw, dropped)
         identities = await recovery.prepare(data / "identities", put)
         writer = Writer(
             commit,
@@ -158,11 +169,15 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             events=settings.flush_events,
         )
         hub = Hub()
+        floors = retention.Floors(await database.read(retention.floors))
+        if floors.all() != dropped.floors:  # a crash came between the two
+            await in_state(retention.note_floors, floors.all())
         engine = Engine(
             registry,
             store,
             writer,
             journal.epoch,
+            floors=floors,
             seq=recovery.last,
             catch_up=recovery.catch_up,
             now=now,
@@ -177,6 +192,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             events_at=events_at,
             answered=lambda key: answers.find(told, key),
             reject=lambda some: rejects.put(letters, some),
+            gate=Gate(closed, labels, _spans(registry)),
             catch_up=recovery.catch_up,
             create=settings.create,
             most=2 * settings.flush_events,
@@ -199,7 +215,23 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
         archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
         source = backup.Source(data, journal, state, told, {}, __version__)
         backups = Backups(source, lambda: database.read(backup.named), Background())
-        janitor = Janitor([sealing, archivist, backups], now=now)
+        dropping = Retention(
+            settings.retention,
+            store,
+            sealing,
+            intake,
+            registry,
+            in_state,
+            Background(),
+            floors=floors,
+            closed=closed,
+            labels=labels,
+            committed=engine.committed,
+            flushed=writer.flushed,
+            known_through=lambda: identities.through,
+            now=now,
+        )
+        janitor = Janitor([sealing, archivist, dropping, backups], now=now)
         stack = Stack(
             door,
             state,
@@ -217,6 +249,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             intake,
             sealing,
             archivist,
+            dropping,
             backups,
             janitor,
             recovery,

@@ -14,7 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import structs
 
-from storage import disk, parquet, partitions, retention, schema
+from storage import parquet, partitions, retention, schema
 from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.measures import MEASURES, Rule
@@ -265,8 +265,8 @@ def waiting(db: Connection, before: int) -> list[Waiting]:
 def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Moved:
     """Write new files of a partition with everything that is known of it; nothing refers to them yet.
 
-    Raises BrokenPartition where its present files cannot be read, Unavailable where there is no room or no memory,
-    FailedDisk where the disk fails.
+    Raises BrokenPartition where its present files cannot be read, OSError where there is no room, Unavailable where
+    there is no memory.
     """
     writers: list[parquet.Writer] = []
     with snapshot() as db, _summing(partitions.folder(db)) as adder:
@@ -306,8 +306,6 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Mov
                 writer.path.unlink(missing_ok=True)
             if isinstance(error, duckdb.OutOfMemoryException):
                 raise Unavailable(f"{where} could not be summed: {error}") from error
-            if isinstance(error, OSError):
-                raise disk.meant(error, f"archive: {where}") from error
             raise
     return Moved(where, parts, old, rows, seq)
 

@@ -140,14 +140,15 @@ def _lose(db: Connection, first: int, last: int) -> None:
 
 
 def _found(root: Path) -> list[Sealed]:
-    """The files as they say themselves, the widest of each stretch of batches first."""
+    """The files as they say themselves, the widest of each stretch of batches first, and of those that say the same
+    the one that events were dropped from."""
     files = []
     for path in root.glob("*.parquet"):
         try:
             files.append(sealed.sealed(path))
         except sealed.UNREADABLE as error:
             log.error("sealed events: %s: it cannot be read: %s", path, error)
-    return sorted(files, key=lambda file: (file.first, -file.last))
+    return sorted(files, key=lambda file: (file.first, -file.last, file.events))
 
 
 def _put(db: Connection, files: Iterable[Sealed]) -> None:

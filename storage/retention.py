@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
+from msgspec import Struct
 
 from storage import manifest, partitions, schema
 from storage.commits import ROW_BITS
@@ -23,6 +24,14 @@ from storage.state import State
 DAY = 86400
 NEVER = -(2**61)  # before any bar
 RAW = 0  # in place of a rung: the raw events
+
+
+class Keep(Struct, frozen=True):
+    """For how long something is kept."""
+
+    kind: str
+    rung: int  # or RAW
+    days: float
 
 
 class Floor(NamedTuple):
@@ -52,7 +61,7 @@ class Floors:
         return dict(self._known)
 
 
-Spans = Mapping[int, Array]  # by UTC day (seconds, its beginning): slots of markets
+Days = Mapping[int, Array]  # by UTC day (seconds, its beginning): slots of markets
 
 
 class Closed:
@@ -85,7 +94,7 @@ class Closed:
             return np.zeros(len(slots), np.bool_)
         return mask[np.minimum(slots, len(mask) - 1)] & (slots < len(mask))
 
-    def joined(self, days: Spans) -> list[tuple[int, bytes]]:
+    def joined(self, days: Days) -> list[tuple[int, bytes]]:
         """What these days come to with those of `days`, packed, to be put away and then `take`n."""
         rows = []
         for day, slots in days.items():
@@ -273,7 +282,10 @@ def drop_events(db: Connection, kind: str, slots: Array, old: Sealed, new: Seale
     if new is not None:
         manifest.merge(db, new, [old])
     mine = pa.table({"market": pa.array(slots)})  # noqa: F841 - DuckDB reads the table by its name here
-    db.execute("DELETE FROM dead WHERE pos < ? AND market IN (SELECT market FROM mine)", [old.last + 1 << ROW_BITS])
+    for table in ("dead", "finished"):
+        db.execute(
+            f"DELETE FROM {table} WHERE pos < ? AND market IN (SELECT market FROM mine)", [old.last + 1 << ROW_BITS]
+        )
     lift(db, kind, RAW, Floor(seq=old.last))
 
 

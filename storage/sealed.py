@@ -33,6 +33,7 @@ from storage.events import DECIMAL, INTEGERS, NUMBERS, Array, Events, concat
 FORMAT = 1
 KEY = b"candled"  # of our own words among a file's metadata
 NEW = ".new"  # the end of a name that is not final yet
+VERSION = re.compile(r"\.([0-9]+)\.parquet$")  # of a file that some events were dropped from
 GROUP_ROWS = 65_536
 STRETCH = 100_000  # events of several batches that say nothing else, handed out as one
 FOOTERS = 64  # kept in memory
@@ -122,6 +123,7 @@ def write(
     now: float,
     pause: Pause,
     made: float | None = None,
+    version: int = 0,
 ) -> Sealed:
     """Seal the batches from `first` to `last`: batches that say nothing at all may be missing among `commits`.
 
@@ -140,7 +142,7 @@ def write(
     table = _table(some)
     some.clear()
     pause()
-    path = folder / name(first, last)
+    path = folder / name(first, last, version)
     new = path.with_name(path.name + NEW)
     try:
         folder.mkdir(exist_ok=True)
@@ -168,9 +170,27 @@ def merge(folder: Path, files: Sequence[Sealed], now: float, pause: Pause) -> Se
     return write(folder, files[0].first, files[-1].last, batches, now, pause, files[-1].made)
 
 
-def name(first: int, last: int) -> str:
-    """The name of the file of these batches."""
-    return f"{first:012}-{last:012}.parquet"
+def without(folder: Path, file: Sealed, markets: Array, now: float, pause: Pause) -> Sealed:
+    """The same file without the events of these markets, and without what it took back of theirs; that one stays.
+    Blocks."""
+    mine = set(markets.tolist())
+
+    def left(commit: Commit) -> Commit:
+        events = commit.events
+        if events.n:
+            events = events.take(np.flatnonzero(~np.isin(events.integers("market"), markets)))
+        dead = [one for one in commit.dead if one.market not in mine]
+        return Commit(commit.seq, events, dead, commit.forgotten, commit.answers)
+
+    batches = (left(commit) for commit in commits(folder, file))
+    found = VERSION.search(file.file)
+    version = int(found[1]) + 1 if found else 1
+    return write(folder, file.first, file.last, batches, now, pause, file.made, version)
+
+
+def name(first: int, last: int, version: int = 0) -> str:
+    """The name of the file of these batches; without some of their events it has another one."""
+    return f"{first:012}-{last:012}{f'.{version}' if version else ''}.parquet"
 
 
 def sync(folder: Path) -> None:
@@ -420,6 +440,16 @@ def at(folder: Path, file: Sealed, places: Array, columns: Sequence[str]) -> Ite
 
     for table in _groups(folder, file, hit, columns, mine):
         yield _widened(table)
+
+
+def places(folder: Path, file: Sealed, low: int, high: int) -> Iterator[tuple[Array, Array]]:
+    """(market, ts) of all events with low ≤ ts < high, those that were taken back too; raises Damaged. Blocks."""
+    if not file.events or file.low_ts >= high or file.high_ts < low:
+        return
+    for table in _groups(folder, file, lambda ends: ends.low_ts < high and ends.high_ts >= low, ("market", "ts")):
+        market, ts = table.column("market").to_numpy(), table.column("ts").to_numpy()
+        keep = (ts >= low) & (ts < high)
+        yield market[keep], ts[keep]
 
 
 def identities(folder: Path, file: Sealed, after: int) -> tuple[Array, Array, Array]:

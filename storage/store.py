@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
+from duckdb import DuckDBPyConnection as Connection
 from msgspec import Struct
 
-from storage import archive, candles, flush, ledger, manifest, partitions
+from storage import archive, candles, flush, ledger, manifest, partitions, retention
 from storage.archive import Moved, Snapshot, Waiting
 from storage.commits import Dead
 from storage.database import Database
@@ -14,6 +15,7 @@ from storage.events import Array, Events
 from storage.flush import Flush
 from storage.partials import Partials
 from storage.partitions import BrokenPartition, Part, Partition
+from storage.retention import Floor
 from storage.sealed import Sealed
 
 log = logging.getLogger(__name__)
@@ -143,6 +145,37 @@ class Store:
     async def merge(self, file: Sealed, instead: Sequence[Sealed]) -> None:
         """Have one sealed file read in place of several."""
         await self._db.write(manifest.merge, file, instead)
+
+    # --- retention
+
+    async def beside(self, where: Partition, seq: int) -> int:
+        """How many rows of a partition, of batches up to this one, are not in the archive."""
+        return await self._db.read(retention.beside, where, seq)
+
+    async def drop_bars(self, kind: str, rung: int, floor: Floor) -> tuple[int, list[Part]]:
+        """Drop all bars of a resolution below a floor: how many rows, and the files to remove."""
+        return await self._db.write(retention.drop_bars, kind, rung, floor)
+
+    async def close(self, rows: Sequence[tuple[int, bytes]], kind: str, slots: Array, seq: int) -> None:
+        """These days are closed; streams of the kind that stand before this batch begin anew."""
+
+        def work(db: Connection) -> None:
+            retention.close(db, rows)
+            retention.forget_ended(db, kind, slots, seq)
+
+        await self._db.write(work)
+
+    async def drop_events(self, kind: str, slots: Array, old: Sealed, new: Sealed | None) -> None:
+        """Have a file without the events of a kind read in place of one with them."""
+        await self._db.write(retention.drop_events, kind, slots, old, new)
+
+    async def drop_batches(self, seq: int) -> None:
+        """Batches up to this one are in no file any more."""
+        await self._db.write(retention.drop_batches, seq)
+
+    async def forget_identities(self, seq: int) -> None:
+        """What these batches let go of is in the files of identities."""
+        await self._db.write(retention.forget_identities, seq)
 
     async def damage(self) -> list[str]:
         """What is wrong with sealed files."""

@@ -10,6 +10,7 @@ import msgspec
 from actors.intake import IngestAnswer
 from daemon.stack import Stack, StackSettings, opened
 from storage.records import Kind
+from storage.retention import Keep
 
 NOON = 1_700_049_600  # 15 November 2023, 12:00 UTC
 JSON, NDJSON = "application/json", "application/x-ndjson"
@@ -24,11 +25,17 @@ async def running(
     flush_events: int = 1_000_000,
     seal_events: int = 1_000_000,
     create: Kind | None = "spot",
+    retention: Sequence[Keep] = (),
     now: Callable[[], float] = time.time,
 ) -> AsyncIterator[Stack]:
     """The stack over this directory; it flushes only when it must or is told to, and makes markets as they come."""
     settings = StackSettings(
-        data=data, flush_seconds=flush_seconds, flush_events=flush_events, seal_events=seal_events, create=create
+        data=data,
+        flush_seconds=flush_seconds,
+        flush_events=flush_events,
+        seal_events=seal_events,
+        create=create,
+        retention=tuple(retention),
     )
     async with opened(settings, now=now) as stack:
         yield stack

@@ -12,7 +12,8 @@ from actors.identities import Outcome, Resolution, resolve, same
 from storage import hashing
 from storage.events import Events
 
-A, D, C, R, U = Outcome
+A, D, C, R, U, X = Outcome
+NOBODY: frozenset[int] = frozenset()
 
 Named = tuple[int, int, int, str | None, int, int | None, str | None]
 parts = st.tuples(
@@ -63,11 +64,20 @@ def words(*said: tuple[int, int, bool]) -> Events:
     )
 
 
-def resolved(known: dict[int, tuple[int, int]], *said: tuple[int, int, bool]) -> Resolution:
-    """What becomes of these words where `known` has the (pos, digest) of identities."""
+def resolved(
+    known: dict[int, tuple[int, int]],
+    *said: tuple[int, int, bool],
+    shut: frozenset[int] = NOBODY,
+    held: frozenset[int] = NOBODY,
+) -> Resolution:
+    """What becomes of these words where `known` has the (pos, digest) of identities.
+
+    Events with `shut` digests would lie in closed days; the known events of `held` identities do.
+    """
     found = [known.get(ident, (-1, 0)) for ident, _, _ in said]
     pos = np.array([p for p, _ in found], np.int64)
-    return resolve(words(*said), pos, np.array([d for _, d in found], np.uint64))
+    here, there = (np.array([one[column] in some for one in said], np.bool_) for column, some in ((1, shut), (0, held)))
+    return resolve(words(*said), pos, np.array([d for _, d in found], np.uint64), here, there)
 
 
 def plain(resolution: Resolution) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -80,7 +90,12 @@ def plain(resolution: Resolution) -> tuple[list[int], list[int], list[int], list
     )
 
 
-def replayed(known: dict[int, tuple[int, int]], *said: tuple[int, int, bool]) -> Any:
+def replayed(
+    known: dict[int, tuple[int, int]],
+    *said: tuple[int, int, bool],
+    shut: frozenset[int] = NOBODY,
+    held: frozenset[int] = NOBODY,
+) -> Any:
     """The same, one word after the other, in the most obvious way."""
     live: dict[int, tuple[str, int, int]] = {i: ("stored", pos, digest) for i, (pos, digest) in known.items()}
     outcome: list[Outcome] = []
@@ -95,7 +110,12 @@ def replayed(known: dict[int, tuple[int, int]], *said: tuple[int, int, bool]) ->
             keep.remove(where)
 
     for row, (ident, digest, removed) in enumerate(said):
-        if removed:
+        stored = live.get(ident, ("",))[0] == "stored"
+        if (removed or live.get(ident, ("", 0, 0))[2] != digest) and (
+            (stored and ident in held) or (not removed and digest in shut)
+        ):
+            outcome.append(X)
+        elif removed:
             outcome.append(R if ident in live else U)
             if ident in live:
                 bury(ident)
@@ -138,6 +158,14 @@ def test_a_retraction_of_what_nobody_knows_is_unknown() -> None:
     assert plain(resolved({}, (1, 0, True))) == ([U], [], [], [])
 
 
+def test_what_lies_or_would_lie_in_a_closed_day_is_refused_and_what_follows_counts() -> None:
+    found = plain(resolved({1: (7, 10)}, (1, 11, False), (1, 12, False), shut=frozenset({11})))
+    assert found == ([X, C], [1], [7], [])
+    found = plain(resolved({1: (7, 10)}, (1, 11, False), (1, 0, True), (1, 10, False), held=frozenset({1})))
+    assert found == ([X, X, D], [], [], [])
+    assert plain(resolved({}, (0, 11, False), (2, 0, True), shut=frozenset({11}))) == ([X, U], [], [], [])
+
+
 def test_events_without_identity_are_all_accepted() -> None:
     assert plain(resolved({}, (0, 5, False), (0, 5, False))) == ([A, A], [0, 1], [], [])
 
@@ -171,10 +199,15 @@ def test_any_words_in_any_order_end_as_if_weighed_one_by_one(idents: int) -> Non
     @given(
         known=st.dictionaries(st.integers(1, idents), st.integers(1, 3)),
         said=st.lists(st.tuples(st.integers(0, idents), st.integers(1, 3), st.booleans()), max_size=30),
+        shut=st.sampled_from([NOBODY, NOBODY, frozenset({3})]),
+        held=st.frozensets(st.integers(1, idents), max_size=3),
     )
-    def check(known: dict[int, int], said: list[tuple[int, int, bool]]) -> None:
+    def check(
+        known: dict[int, int], said: list[tuple[int, int, bool]], shut: frozenset[int], held: frozenset[int]
+    ) -> None:
         said = [(ident, digest, removed and ident != 0) for ident, digest, removed in said]
         places = {ident: (100 + ident, digest) for ident, digest in known.items()}
-        assert plain(resolved(places, *said)) == replayed(places, *said)
+        found = plain(resolved(places, *said, shut=shut, held=held))
+        assert found == replayed(places, *said, shut=shut, held=held)
 
     check()
