@@ -237,6 +237,19 @@ class Registry:
         counts: tuple[int, int] = await self._run(self._store.count)
         return counts
 
+    async def change(self, work: Callable[..., list[Market]], *arguments: Any) -> None:
+        """Have the file changed; `work` returns the markets that are called otherwise since."""
+        async with self._changing:
+            self._hops += 1
+            for market in await self._run(work, *arguments):
+                if market.slot in self._markets:
+                    self._keep(market)
+            self._changes += 1
+
+    async def ask(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """What the file says of something that is not kept in memory."""
+        return await self._run(work, *arguments)
+
     # --- within
 
     async def _read(self, references: list[Reference], create: Kind | None) -> dict[Reference, int | None]:

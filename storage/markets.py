@@ -317,6 +317,18 @@ def _created(db: Connection, reference: Reference, kind: Kind) -> Market | None:
         return None
 
 
+def beginning(db: Connection, low: str, high: str) -> list[Market]:
+    """The markets with low ≤ key < high, in order."""
+    return [_market(row) for row in db.execute(f"{SELECT} WHERE key >= ? AND key < ? ORDER BY key", [low, high])]
+
+
+def named_again(db: Connection, market: Market, name: str) -> Market:
+    """The same market under another name, stored."""
+    new = structs.replace(market, name=name)
+    db.execute(UPDATE, [*_row(new), market.slot])
+    return new
+
+
 def _see_calendar(market: Market) -> None:
     Calendar.parse(market.session, market.timezone)
 

@@ -19,6 +19,7 @@ from werkzeug.routing import MapAdapter
 
 from web import auth, coding, context, export, metrics, ui
 from web.admin import admin
+from web.cards import cards
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
 from web.gaps import gaps
@@ -125,6 +126,7 @@ class App(QuartTrio):
             export.export,
             gaps,
             markets,
+            cards,
             health,
             metrics.metrics,
             sockets,

@@ -1,0 +1,82 @@
+"""The registry of cards and of the marketplaces that sell them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from quart import Blueprint, Response
+
+from actors.decode import UnsupportedMediaType
+from storage import cards as storage
+from storage.errors import BadRequest
+from web.context import JSON, NO_STORE, body, params, reply, request, services
+
+cards = Blueprint("cards", __name__, url_prefix="/api")
+
+NDJSON = "application/x-ndjson"
+MOST = 100_000  # in one request
+LISTED = 100  # marketplaces on a page that does not say how many
+MOST_LISTED = 500
+
+
+class ListQuery(Struct, frozen=True):
+    limit: int = LISTED
+    after: str = ""
+
+
+class Put(Struct, frozen=True):
+    """How many were registered or changed."""
+
+    upserted: int
+
+
+@cards.post("/cards")
+async def put() -> Response:
+    """Register cards, or change the named fields of those that are there: all of them or none."""
+    many = await _objects()
+    await services().registry.change(storage.put, many)
+    return _told(Put(len(many)))
+
+
+@cards.post("/marketplaces")
+async def put_marketplaces() -> Response:
+    """Register marketplaces, or change the named fields of those that are there: all of them or none."""
+    many = await _objects()
+    await services().registry.change(storage.put_marketplaces, many)
+    return _told(Put(len(many)))
+
+
+@cards.get("/marketplaces")
+async def marketplaces() -> Response:
+    """Marketplaces in the order of their ids; `next` continues the list as `after`."""
+    asked = params(ListQuery)
+    if asked.limit < 1:
+        raise BadRequest(f"limit: expected 1 to {MOST_LISTED}, got {asked.limit}")
+    limit = min(asked.limit, MOST_LISTED)
+    found = await services().registry.ask(storage.marketplaces, asked.after, limit + 1)
+    return _told({"items": found[:limit], "next": found[limit - 1]["id"] if len(found) > limit else None})
+
+
+async def _objects() -> list[dict[str, Any]]:
+    kind = request().headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    decoders: dict[str, Callable[[bytes], Any]] = {
+        JSON: msgspec.json.decode,
+        NDJSON: msgspec.json.Decoder().decode_lines,
+    }
+    if kind not in decoders:
+        raise UnsupportedMediaType(f"Content-Type: expected {JSON} or {NDJSON}, got {kind!r:.100}")
+    try:
+        found = decoders[kind](await body())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"body: expected an object, an array of objects or one a line: {error}") from None
+    many = [found] if isinstance(found, dict) else found
+    if not isinstance(many, list) or not all(isinstance(one, dict) for one in many):
+        raise BadRequest("body: expected an object, an array of objects or one a line")
+    if len(many) > MOST:
+        raise BadRequest(f"body: expected at most {MOST} objects, got {len(many)}")
+    return many
+
+
+def _told(answer: object) -> Response:
+    return reply(answer, headers={"Cache-Control": NO_STORE})
