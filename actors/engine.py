@@ -15,6 +15,7 @@ from actors.catch_up import CatchUp
 from actors.market import MarketActor, Slice, Tick
 from actors.reading import Window
 from actors.rounds import Round, made
+from actors.ticker import HOUR, Price, Ticker
 from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
 from actors.writer import Writer
@@ -90,6 +91,7 @@ class Engine:
         self._catch_up = catch_up
         self._lived = np.zeros(0, np.bool_)
         self._actors: dict[int, MarketActor] = {}
+        self._tickers: dict[int, Ticker] = {}  # of markets that were open since the start and had events in a day
         self._slots: dict[str, int] = {}  # by symbol, of the markets with an actor
         self._pending: list[Commit] = []
         self._wake = trio.Event()
@@ -149,6 +151,12 @@ class Engine:
         await self.caught_up()
         actor = self._actor(market)
         return await actor.ask(lambda: actor.window(resolution, start, end, count))
+
+    async def price(self, market: Market) -> Price:
+        """What the last day of a market comes to now; sees everything that was committed before the call."""
+        await self.caught_up()
+        actor = self._actor(market)
+        return await actor.ask(actor.price)
 
     async def late(self, market: Market, rung: int, start: int, end: int, applied: int) -> Partials | None:
         """What a market has of a stored resolution beyond a snapshot of the store. See `Reading.late`."""
@@ -284,7 +292,8 @@ class Engine:
             ends = [*starts[1:].tolist(), table.n]
             rows = candle.rows(table)
             for slot, start, end in zip(markets[starts].tolist(), starts.tolist(), ends, strict=True):
-                piece = Slice(round_, list(rows[start:end]), int(rows[end - 1][0]), touched.pop(slot, []))
+                words = round_.words.get(slot, ())
+                piece = Slice(round_, list(rows[start:end]), int(rows[end - 1][0]), touched.pop(slot, []), words)
                 pieces.append((slot, piece))
         for slot, seconds in touched.items():
             pieces.append((slot, Slice(round_, [], max(seconds), seconds)))
@@ -336,15 +345,23 @@ class Engine:
             flushed=self._writer.flushed,
             now=self._now,
             floors=self._floors,
+            ticker=self._ticker(market),
         )
         self._slots[market.market_symbol] = market.slot
         self._opened += 1
         self._nursery.start_soon(actor.run)
         return actor
 
+    def _ticker(self, market: Market) -> Ticker:
+        ticker = self._tickers.get(market.slot)
+        if ticker is None:
+            ticker = Ticker(market.kind, sure=not self.has_events(market.slot))
+            self._tickers[market.slot] = ticker
+        return ticker
+
     async def _beat(self) -> None:
         """Look at the clock: bars end without events, and markets fall idle."""
-        looked = self._now()
+        looked = swept = self._now()
         while True:
             await trio.sleep(BEAT)
             for actor in self._actors.values():
@@ -353,6 +370,17 @@ class Engine:
             if self._now() - looked >= min(self._idle, 10.0):
                 looked = self._now()
                 self._retire(looked)
+            if self._now() - swept >= HOUR:
+                swept = self._now()
+                self._sweep(swept)
+
+    def _sweep(self, now: float) -> None:
+        """Let go of what the tickers of closed markets do not show any more."""
+        for slot, ticker in list(self._tickers.items()):
+            if slot not in self._actors:
+                ticker.tidy(int(now))
+                if ticker.empty:
+                    del self._tickers[slot]
 
     def _retire(self, now: float) -> None:
         for slot, actor in list(self._actors.items()):

@@ -15,6 +15,8 @@ from actors.bars import Bar
 from actors.candle import REV, Row, State, T
 from actors.ring import SIZES, Ring
 from actors.rounds import Round
+from actors.said import Word
+from actors.ticker import Price, Ticker
 from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
 from storage.partitions import BrokenPartition
@@ -40,6 +42,7 @@ class Slice:
     rows: list[Row]  # one-second partials
     newest: int  # the newest event's second
     touched: list[int] = field(default_factory=list)  # seconds of events that were taken back
+    words: Sequence[Word] = ()  # what no candle has a measure for
 
 
 class Ask(Struct):
@@ -72,10 +75,14 @@ class MarketActor(Watched):
         flushed: Callable[[int], Awaitable[None]],
         now: Callable[[], float],
         floors: Floors | None = None,
+        ticker: Ticker | None = None,
     ) -> None:
-        """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq."""
+        """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq.
+
+        The actor keeps the `ticker` while it lives."""
         super().__init__(record, store, epoch, seq=seq, fresh=fresh, applied=applied, now=now, floors=floors)
         self._flushed = flushed
+        self._ticker = ticker or Ticker(record.kind, sure=fresh)
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
         self._second: State | None = None  # rows of one second that are not in the rings yet
         self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
@@ -151,6 +158,12 @@ class MarketActor(Watched):
     def _waiting(self) -> int:
         return self._mailbox.statistics().current_buffer_used
 
+    async def price(self) -> Price:
+        """What the last day comes to now."""
+        if not self._ticker.sure:
+            await self.fill(self._ticker)
+        return self._ticker.price(int(self._now()))
+
     # --- slices
 
     def _take_in(self, piece: Slice) -> None:
@@ -173,6 +186,10 @@ class MarketActor(Watched):
             self._outside = dict.fromkeys(RUNGS, seq)
         if piece.newest > self._newest:
             self._newest = piece.newest
+        for row in piece.rows:
+            self._ticker.add(row)
+        for word in piece.words:
+            self._ticker.say(*word)
         piece.round.waiting -= 1
         piece.round.cost += thread_time() - began
 
@@ -206,6 +223,11 @@ class MarketActor(Watched):
                 await self._flushed(max(piece.round.last for piece in pieces if piece.touched))
             except Unavailable as error:
                 raise _Ending from error
+            # What was said up to here is read again from the store; what came after is not there yet.
+            self._ticker.doubt()
+            last = max(number for number, piece in enumerate(pieces) if piece.touched)
+            for word in (word for piece in pieces[last + 1 :] for word in piece.words):
+                self._ticker.say(*word)
             for stored in self._rings:
                 times = {self._start(stored, second) for second in seconds}
                 self._missing[stored] |= times

@@ -10,6 +10,8 @@ from msgspec import Struct
 from actors import candle, fold
 from actors.candle import LAYOUTS, Row
 from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
+from actors.said import INDEX, NAMES, said
+from actors.ticker import MINUTE, SECONDS, Ticker
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
 from storage.partials import Partials
 from storage.partials import concat as together
@@ -127,6 +129,26 @@ class Reading:
             return None
         late = self._late(stored, applied)
         return late.take((late["t"] >= start) & (late["t"] < end))
+
+    async def _rows(self, stored: int, start: int, end: int) -> list[Row]:
+        """The bars of a stored resolution with start ≤ t < end, whole, shown or not; from the store."""
+        old, applied = await self._store.between(self.kind, stored, self.record.slot, start, end)
+        late = self._late(stored, applied)
+        late = late.take((late["t"] >= start) & (late["t"] < end))
+        return list(candle.rows(fold.merged(together([old, late]))))
+
+    async def fill(self, ticker: Ticker) -> None:
+        """Have the whole of the last day in the ticker."""
+        now = int(self._now())
+        since = now - now % MINUTE - DAY + MINUTE
+        minutes = await self._rows(MINUTE, since, FAR)
+        seconds = await self._rows(1, now - SECONDS, FAR)
+        before, _ = await self._store.newest(self.kind, MINUTE, self.record.slot, since, 10)
+        older = await self._rows(MINUTE, int(before["t"].min()), since) if before.n else []
+        telling = await self._store.telling(self.record.slot, since * MICROS, INDEX, NAMES)
+        ticker.fill(minutes, seconds, older)
+        for word in said(telling).get(self.record.slot, ()):
+            ticker.say(*word)
 
     async def _ring(self, stored: int) -> Ring:
         """The ring of a stored resolution, filled from the store if it was not in memory."""

@@ -1,11 +1,12 @@
 """Pure: what the engine makes of committed batches, and what the writer makes of that for the store."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from actors import cards, fold, vamm
+from actors.said import Word, said
 from storage.candles import Touched
 from storage.commits import Answer, Commit, Dead
 from storage.events import Array, Events, concat
@@ -36,6 +37,7 @@ class Round:
     dead: Sequence[tuple[int, Dead]]  # each with the seq that took it back
     forgotten: Sequence[tuple[int, Array]] = ()
     answers: Sequence[Answer] = ()
+    words: dict[int, list[Word]] = field(default_factory=dict)  # by market: what no candle has a measure for
     waiting: int = 0  # actors that have yet to take in their slice
     cost: float = 0.0  # seconds of work it took to fold and take in
 
@@ -43,8 +45,11 @@ class Round:
 def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
     """Fold committed batches; `kinds` and `sources` are by slot of market."""
     parts: dict[str, list[Partials]] = {}
+    words: dict[int, list[Word]] = {}
     chunks = _chunks([commit.events for commit in commits if commit.events.n])
     for events in chunks:
+        for market, some_words in said(events).items():
+            words.setdefault(market, []).extend(some_words)
         for kind, rows in vamm.kinds_of(events.integers("market"), kinds, KINDS).items():
             some = events if len(rows) == events.n else events.take(rows)
             parts.setdefault(kind, []).append(fold.fold(READERS[kind](kind, some, sources)))
@@ -57,6 +62,7 @@ def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
         [(commit.seq, event) for commit in commits for event in commit.dead],
         [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)],
         [answer for commit in commits for answer in commit.answers],
+        words=words,
     )
 
 

@@ -45,8 +45,12 @@ class Price(Struct, frozen=True):
     volatility_24h: float | None  # per cent
     active_traders_1h: int | None  # None: this kind of market does not know them
     active_traders_24h: int | None
-    funding_rate: float | None
+    funding_rate: float | None  # this and what follows: the newest word of the last 24 hours
     open_interest: float | None
+    index_price: float | None
+    long_short_ratio: float | None  # total long over total short size
+    bid_ask_spread: float | None
+    market_depth: float | None
 
 
 class Buckets:
@@ -145,7 +149,7 @@ class Traders:
 
 HIGH, LOW, CLOSE, VOLUME, TURNOVER, TRADES = range(6)
 NEW = (math.nan, math.nan, math.nan, 0.0, 0.0, 0.0)
-SAID = ("funding_rate", "open_interest")
+SAID = ("funding_rate", "open_interest")  # measures; what candles do not tell comes through `say`
 NO_KEY: Key = (-1,)  # before every order key
 
 
@@ -173,6 +177,7 @@ class Ticker:
         self._high, self._low, self._close = layout.high, layout.low, layout.close
         self._turnover, self._distinct = layout.place.get("turnover"), layout.place.get("unique_traders")
         self._telling = [(name, layout.place[name]) for name in SAID if name in layout.place]
+        self._said: dict[str, tuple[float, Key]] = {}
         self._clear(sure)
 
     def _clear(self, sure: bool) -> None:
@@ -182,13 +187,12 @@ class Ticker:
         self._seconds: dict[int, int] = {}  # volume in units
         self._traders = Traders()
         self._base: tuple[float, Key] | None = None  # the newest close of the minutes that were let go of
-        self._said: dict[str, tuple[float, Key]] = {}
         self._kept: float = -math.inf  # what began before was let go of
 
     def add(self, row: Row) -> None:
         """Take in what a row of one second adds."""
         second = row[T]
-        self._say(row)
+        self._hear(row)
         if second < self._kept:
             self._older(row)
             return
@@ -239,18 +243,28 @@ class Ticker:
                 minute.trades,
             )
 
+    def say(self, name: str, value: float, key: Key) -> None:
+        """Take in one word; the one with the greatest order key counts."""
+        if name not in self._said or key > self._said[name][1]:
+            self._said[name] = value, key
+
+    def doubt(self) -> None:
+        """Something was taken back, and is out of the store: `fill` tells what is left."""
+        self.sure = False
+        self._said.clear()
+
     def fill(self, minutes: Sequence[Row], seconds: Sequence[Row], older: Sequence[Row]) -> None:
-        """Hold these whole bars, in place of what is here.
+        """Hold these whole bars, in place of what is here; what was said stays.
 
         `minutes` are those of the last day and `seconds` those of the last five minutes; `older` are bars of any
         length that ended before, for what was the case then.
         """
         self._clear(True)
         for row in older:
-            self._say(row)
+            self._hear(row)
             self._older(row)
         for row in sorted(minutes, key=lambda row: int(row[T])):
-            self._say(row)
+            self._hear(row)
             self._merge(self._begun(row[T]), row)
             if self._distinct is not None and row[self._distinct] is not None:
                 self._traders.add(row[T], row[self._distinct])
@@ -281,6 +295,7 @@ class Ticker:
         """What the windows that end at this second come to."""
         self._write()
         minute = now - now % MINUTE
+        since = minute - DAY + MINUTE
         day, hour = self._minutes.after(minute - DAY), self._minutes.after(minute - HOUR)
         closes = self._minutes.column(CLOSE)
         before, an_hour_ago = self._last(closes[:day]), self._last(closes[:hour])
@@ -289,6 +304,7 @@ class Ticker:
         some = not np.isnan(closes[day:]).all()
         volumes = self._minutes.column(VOLUME)
         traders = None if self._distinct is None else self._traders
+        long, short = self._told("total_long_size", since), self._told("total_short_size", since)
         return Price(
             now,
             price,
@@ -305,22 +321,26 @@ class Ticker:
             volatility(before, closes[day:]),
             None if traders is None else traders.count(minute - HOUR + MINUTE - 1),
             None if traders is None else traders.count(minute - DAY + MINUTE - 1),
-            self._told("funding_rate"),
-            self._told("open_interest"),
+            self._told("funding_rate", since),
+            self._told("open_interest", since),
+            self._told("index_price", since),
+            wire(long / short) if long is not None and short else None,
+            self._told("bid_ask_spread", since),
+            self._told("market_depth", since),
         )
 
     def nbytes(self) -> int:
         """Memory, about."""
         return self._minutes.nbytes() + 120 * (len(self._seconds) + len(self._traders))
 
-    def _say(self, row: Row) -> None:
+    def _hear(self, row: Row) -> None:
         for name, at in self._telling:
-            if row[at] is not None and (name not in self._said or row[at + 1] > self._said[name][1]):
-                self._said[name] = row[at], row[at + 1]
+            if row[at] is not None:
+                self.say(name, row[at], row[at + 1])
 
-    def _told(self, name: str) -> float | None:
+    def _told(self, name: str, since: int) -> float | None:
         found = self._said.get(name)
-        return None if found is None else wire(found[0])
+        return None if found is None or found[1][0] < since * MICROS else wire(found[0])
 
     def _older(self, row: Row) -> None:
         """Heed a row of before; one that may have come after what was let go of cannot be told from it."""

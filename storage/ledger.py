@@ -111,6 +111,29 @@ def sealed_within(db: Connection, wanted: Within) -> Iterator[pa.Table]:
         yield pa.concat_tables(some, promote_options="default")
 
 
+def telling(db: Connection, market: int, since: int, price_type: int, names: Sequence[str]) -> Events:
+    """The events of one market with ts ≥ since (µs) that say one of these numbers, or have a price of this type.
+
+    They have only what tells their order, their price and these numbers. A file that cannot be read is left out.
+    """
+    columns = ("market", "ts", "block_number", "log_index", "trade_no", "trade_id", "pos", "price_type", "price")
+    said = f"({' OR '.join(f'{name} IS NOT NULL' for name in names)} OR (price_type = {price_type} AND price > 0))"
+    wanted = Within(np.array([market]), since, 2**62, 2**38)
+    relation = f"SELECT {', '.join((*columns, *names))} FROM ledger"
+    where = f"WHERE market = {market} AND ts >= {since} AND {said}"
+    parts = [db.sql(f"{relation} {where}").to_arrow_table()]
+    for file in _readable(db):
+        try:
+            for table in sealed.within(manifest.folder(db), file, wanted, (*columns, *names)):
+                piece = table.filter(pa.array(manifest.living(db, table.column("pos").to_numpy())))
+                both = f"(({relation} LIMIT 0) UNION ALL BY NAME SELECT * FROM piece)"
+                assert piece is not None  # DuckDB reads it by its name
+                parts.append(db.sql(f"SELECT * FROM {both} {where}").to_arrow_table())
+        except Damaged as damage:
+            log.error("%s; what it says of prices now is left out", damage)
+    return from_arrow(pa.concat_tables(parts, promote_options="default"))
+
+
 def identities(db: Connection, after: int, through: int) -> Iterator[tuple[Array, Array, Array]]:
     """(ident, digest, pos) of the events with after < place ≤ through that have an identity, some at a time."""
     folder = manifest.folder(db)

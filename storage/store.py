@@ -34,6 +34,7 @@ class History(Protocol):
     async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]: ...
     async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[tuple[int, bool]], int]: ...
     async def last_change(self, kind: str, market: int) -> tuple[int, int]: ...
+    async def telling(self, market: int, since: int, price_type: int, names: Sequence[str]) -> Events: ...
 
 
 class StoreStatistics(Struct, frozen=True):
@@ -77,6 +78,10 @@ class Store:
     async def last_change(self, kind: str, market: int) -> tuple[int, int]:
         """The newest seq that changed anything of one market."""
         return await self._read(candles.last_change, kind, market)
+
+    async def telling(self, market: int, since: int, price_type: int, names: Sequence[str]) -> Events:
+        """The events of one market that say one of these numbers, or have a price of this type: see `ledger`."""
+        return await self._db.read(ledger.telling, market, since, price_type, names)
 
     async def _read(self, work: Callable[..., T], *arguments: Any) -> tuple[T, int]:
         self._history_reads += 1

@@ -69,7 +69,7 @@ def slow(trades: list[Traded], now: int) -> dict[str, Any]:
     path = ([] if before is None else [before]) + list(closes.values())
     returns = [math.log(b / a) for a, b in itertools.pairwise(path)]
     prices = [one.price for one in day if one.price]
-    funding = [one.funding for one in told if one.funding is not None]
+    funding = [one.funding for one in day if one.funding is not None]
     return {
         "time": now,
         "price": last(2**60),
