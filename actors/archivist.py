@@ -70,7 +70,7 @@ class Archivist:
     ) -> None:
         """Periods are moved `days` after their end, once nothing of them has changed for `quiet` seconds."""
         self._shelf, self._background, self._now = shelf, background, now
-        self._days, self._quiet, self._every = days, quiet, every
+        self._days, self._quiet, self._every = days, quiet, min(every, max(quiet / 6, 1.0))
         self._next = 0.0
         self._seen: dict[Partition, _Seen] = {}
         self._moved = self._rows = 0

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors.background import Background, Pause
 from storage import backup
@@ -33,14 +33,33 @@ class Told(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class BackupStatistics(Struct, frozen=True):
+    """How backups went, since the start."""
+
+    made: int
+    failures: int
+    failing: str  # why the newest failed; empty when it did not
+    last: float  # when the newest was made, Unix seconds; 0: never
+    seconds: float  # that it took
+    bytes: int  # that belong to it
+    copied_bytes: int
+
+
 class Backups:
     """Makes one backup at a time."""
 
     name = "backup"
 
-    def __init__(self, source: Source, named: Callable[[], Awaitable[Named]], background: Background) -> None:
+    def __init__(
+        self,
+        source: Source,
+        named: Callable[[], Awaitable[Named]],
+        background: Background,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         """`named()` says which files of events and bars the store knows of."""
-        self._source, self._named, self._background = source, named, background
+        self._source, self._named, self._background, self._clock = source, named, background, now
+        self._told = BackupStatistics(0, 0, "", 0.0, 0.0, 0, 0)
         self._directory: Path | None = None  # of the one that was asked for or is being made
         self._began = 0.0
         self._tally: Tally | None = None
@@ -61,6 +80,10 @@ class Backups:
         """How the one that is asked for or being made goes, else how the last one went."""
         return self._last if self._directory is None else self._now(self._directory)
 
+    def statistics(self) -> BackupStatistics:
+        """Counters for metrics and health."""
+        return self._told
+
     def due(self) -> bool:
         """Whether one is asked for."""
         return self._directory is not None
@@ -72,7 +95,7 @@ class Backups:
         log.info("backup into %s begins", self._directory)
         try:
             made: Manifest = await self._background.run(
-                _write, self._source, await self._expected(), self._directory, self._tally
+                _write, self._source, await self._expected(), self._directory, self._clock(), self._tally
             )
         except (CandledError, OSError) as error:
             log.error("backup into %s: %s", self._directory, error)
@@ -98,7 +121,14 @@ class Backups:
     def _end(self, state: Literal["done", "failed"], **more: object) -> None:
         assert self._directory is not None
         assert self._tally is not None
-        self._last = told(self._directory, state, self._tally, time.perf_counter() - self._began, **more)
+        seconds = time.perf_counter() - self._began
+        self._last = one = told(self._directory, state, self._tally, seconds, **more)
+        before = self._told
+        if state == "failed":
+            self._told = structs.replace(before, failures=before.failures + 1, failing=one.error or "")
+        else:
+            sizes = one.bytes, one.copied_bytes
+            self._told = BackupStatistics(before.made + 1, before.failures, "", self._clock(), seconds, *sizes)
 
 
 def told(
@@ -112,5 +142,5 @@ def told(
 COUNTED = ("copied_files", "copied_bytes", "kept_files", "kept_bytes")
 
 
-def _write(pause: Pause, source: Source, named: Named, directory: Path, tally: Tally) -> Manifest:
-    return backup.write(source._replace(named=named), directory, time.time(), tally, pause)
+def _write(pause: Pause, source: Source, named: Named, directory: Path, now: float, tally: Tally) -> Manifest:
+    return backup.write(source._replace(named=named), directory, now, tally, pause)

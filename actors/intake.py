@@ -76,6 +76,7 @@ class IntakeStatistics(Struct, frozen=True):
     commits: int
     commit_times: Times
     waiting: int  # requests
+    failing: str  # why identities have to stay in memory; empty while they need not
 
 
 class Index(Protocol):
@@ -186,6 +187,7 @@ class Intake:
         self._waiting = 0
         self._nursery: trio.Nursery
         self._spilling: trio.Event | None = None
+        self._unspilled = ""
 
     async def submit(
         self,
@@ -368,6 +370,7 @@ class Intake:
             self._commits,
             self._commit_times.times(),
             self._waiting,
+            self._unspilled,
         )
 
     def close(self) -> None:
@@ -595,8 +598,11 @@ class Intake:
             await self._run(self._index.spill)
             while self._index.merge_due:
                 await self._run(self._index.merge)
+            self._unspilled = ""
         except Unavailable as error:
-            log.error("identities: %s; they stay in memory until there is room", error)
+            if not self._unspilled:
+                log.error("%s; they stay in memory until there is room", error)
+            self._unspilled = str(error)
         finally:
             done, self._spilling = self._spilling, None
             if done is not None:

@@ -85,8 +85,10 @@ class Janitor:
             raise
         except (CandledError, OSError) as error:
             kept.failures += 1
-            longest = ROOM if isinstance(error, Unavailable) else LONGEST
-            kept.pause = min(kept.pause * 2 or self._retry, longest)
+            first, longest = self._retry, LONGEST
+            if isinstance(error, Unavailable):
+                first, longest = min(first, error.retry_after), ROOM
+            kept.pause = min(kept.pause * 2 or first, longest)
             kept.not_before = trio.current_time() + kept.pause
             if kept.failing != str(error):
                 log.error("%s: %s; trying again", kept.job.name, error)

@@ -37,6 +37,7 @@ class WriterStatistics(Struct, frozen=True):
     waiting_events: int
     last: float  # when the last flush ended, Unix seconds; 0: never
     failing: str  # why the last flush did not succeed; empty when it did
+    failures: int
 
 
 class Writer:
@@ -66,7 +67,7 @@ class Writer:
         self._wake = trio.Event()
         self._done = trio.Event()
         self._draining = self._closing = False
-        self._flushes = self._flushed_events = 0
+        self._flushes = self._flushed_events = self._failures = 0
         self._longest = self._last = 0.0
         self._times = Histogram()
         self._failing = ""
@@ -123,6 +124,7 @@ class Writer:
             self._waiting,
             self._last,
             self._failing,
+            self._failures,
         )
 
     # --- the task
@@ -142,6 +144,7 @@ class Writer:
                 # Nothing is lost: the journal has it all. What waits is bounded by what intake still takes.
                 if not self._failing:
                     log.error("flush: %s; trying again", error)
+                self._failures += 1
                 self._failing, pause = str(error), min(pause * 2, 30.0)
                 if self._closing:
                     return

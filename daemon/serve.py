@@ -128,7 +128,7 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
     """The part of the configuration that the web layer reads."""
     return WebSettings(
         version=__version__,
-        started=time.time(),
+        started=time.monotonic(),
         auth=config.auth,
         # Without a key, only somebody on this very machine may write.
         demo=demo,
@@ -194,7 +194,11 @@ def _announced(config: Config, address: tuple[str, int], demo: bool) -> Iterator
     scheme = "https" if config.tls else "http"
     url = f"{scheme}://{shown}:{port}"
     said = config.data / ADDRESS
-    said.write_text(url + "\n")
+    try:
+        said.write_text(url + "\n")
+    except OSError as error:  # it is served all the same
+        said.unlink(missing_ok=True)
+        log.warning("commands will need --url", file=str(said), reason=error.strerror)
     log.info("listening", address=url, data=str(config.data), demo=demo)
     try:
         yield

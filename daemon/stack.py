@@ -214,7 +214,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
         )
         archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
         source = backup.Source(data, journal, state, told, {}, __version__)
-        backups = Backups(source, lambda: database.read(backup.named), Background())
+        backups = Backups(source, lambda: database.read(backup.named), Background(), now)
         dropping = Retention(
             settings.retention,
             store,

@@ -203,6 +203,8 @@ class State:
         self._synchronous = synchronous
         self._guard = threading.Lock()  # over the two below
         self._spare: list[Connection] = []
+        # Never used: when the last connection closes, SQLite's log goes, and on a full disk it could not come back.
+        self._anchor: Connection | None = None
         self._closed = False
         self._writing = threading.Lock()  # our own threads queue here, not in SQLite's sleeping retries
 
@@ -222,6 +224,8 @@ class State:
                 _make(path)
             with state._connection() as db:
                 _prepare(db, path, migrations)
+                state._anchor = state._connect()
+                state._anchor.execute("SELECT 1 FROM sqlite_master").fetchall()
             if created:
                 _sync_directory(path.parent)
         return state
@@ -267,6 +271,8 @@ class State:
         with self._guard:
             self._closed = True
             spare, self._spare = self._spare, []
+            if self._anchor is not None:
+                spare.append(self._anchor)
         for db in spare:
             db.close()
 

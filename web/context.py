@@ -54,7 +54,7 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     """What the web layer is told by the configuration."""
 
     version: str
-    started: float  # Unix seconds
+    started: float  # on the monotonic clock
     auth: Literal["open", "token"] = "open"  # who may read charts
     demo: bool = False  # sample data; whoever is on this machine may write
     command: str = "candled"  # how a shell on this machine calls the program

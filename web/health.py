@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 from quart import Blueprint, Response
 
+from actors.backups import BackupStatistics
 from actors.coverage import FeedState
 from web.auth import at_home
 from web.context import NO_STORE, Services, WebSettings, reply, request, services
@@ -40,6 +41,15 @@ class Sealed(Struct, frozen=True):
     events: int
     bytes: int
     last: str | None
+
+
+class Backup(Struct, frozen=True):
+    """The newest backup that was made."""
+
+    at: str
+    bytes: int
+    copied_bytes: int  # the others were there already
+    seconds: float
 
 
 class Streams(Struct, frozen=True):
@@ -85,6 +95,7 @@ class Health(Struct, frozen=True, kw_only=True):
     journal: JournalHealth
     last_flush: str | None
     last_archive: str | None  # when the newest file of bars was made
+    last_backup: Backup | None  # since the start
     sealed: Sealed
     streams: Streams
     feeds: Feeds
@@ -131,8 +142,14 @@ async def examined(services: Services) -> Health:
     registered, active = await services.registry.count()
     archive, sealed = services.archivist.statistics(), services.sealing.statistics()
     reasons, notices = [*unready(services), *(f"archive: {why}" for why in archive.broken)], []
+    if journal.full:
+        reasons.append(f"{journal.full}; events are refused")
+    if why := services.intake.statistics().failing:
+        reasons.append(why)
     if writer.failing:
         reasons.append(f"history store: {writer.failing}")
+    if why := services.database.statistics().failing:
+        reasons.append(f"history store: {why}")
     reasons += await services.store.damage()
     for name, job in services.janitor.statistics().items():
         if job.failing:
@@ -142,6 +159,9 @@ async def examined(services: Services) -> Health:
     if services.database.set_aside is not None:
         what = f"history store: a file that would not open was set aside as {services.database.set_aside.name}"
         notices.append(f"{what}, and rebuilt" if services.catch_up.over else what)
+    backups = services.backups.statistics()
+    if backups.failing:
+        notices.append(f"the last backup failed: {backups.failing}")
     if recovered.torn_bytes:
         notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
     feeds = sorted(services.coverage.statistics(), key=lambda feed: -feed.lag)
@@ -152,7 +172,7 @@ async def examined(services: Services) -> Health:
         reasons=reasons,
         notices=notices,
         version=services.settings.version,
-        uptime_seconds=round(time.time() - services.settings.started, 1),
+        uptime_seconds=round(time.monotonic() - services.settings.started, 1),
         demo=services.settings.demo,
         epoch=engine.epoch,
         cursor=f"{engine.epoch}.{engine.committed()}",
@@ -166,6 +186,7 @@ async def examined(services: Services) -> Health:
         ),
         last_flush=_instant(writer.last),
         last_archive=_instant(archive.last),
+        last_backup=_backup(backups) if backups.last else None,
         sealed=Sealed(sealed.through, sealed.files, sealed.events, sealed.bytes, _instant(sealed.last)),
         streams=Streams(hub.connections, hub.subscriptions),
         feeds=_feeds(feeds),
@@ -174,7 +195,15 @@ async def examined(services: Services) -> Health:
 
 
 def _instant(seconds: float) -> str | None:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
+    return _at(seconds) if seconds else None
+
+
+def _at(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _backup(told: BackupStatistics) -> Backup:
+    return Backup(_at(told.last), told.bytes, told.copied_bytes, round(told.seconds, 3))
 
 
 def _feeds(feeds: list[FeedState]) -> Feeds:

@@ -81,6 +81,7 @@ class Everything(Collector):
         yield from self._store()
         yield from self._sealing()
         yield from self._archive()
+        yield from self._backups()
         yield from self._registry()
         yield from self._hub()
         yield from self._feeds()
@@ -139,6 +140,7 @@ class Everything(Collector):
         yield gauge("flush_longest_seconds", "The longest of these.", writer.longest)
         yield counter("flushed_events", "Events flushed.", writer.events)
         yield gauge("flush_waiting_events", "Events that are not yet in the history store.", writer.waiting_events)
+        yield counter("flush_failures", "Flushes that found no room.", writer.failures)
         yield gauge("flush_failing", "1 while flushes fail.", bool(writer.failing))
         yield gauge("last_flush_timestamp_seconds", "When the last flush ended.", writer.last)
         start = self._services.catch_up.statistics()
@@ -151,6 +153,9 @@ class Everything(Collector):
         yield spent("database_read_seconds", "Reads of the history store.", database.reads, database.read_seconds)
         yield spent("database_write_seconds", "Transactions of the store.", database.writes, database.write_seconds)
         yield gauge("database_bytes", "Size of the history store.", database.bytes)
+        yield gauge("database_log_bytes", "Size of its log, what came since the last checkpoint.", database.log_bytes)
+        yield spent("checkpoint_seconds", "Checkpoints.", database.checkpoints, database.checkpoint_seconds)
+        yield counter("checkpoint_failures", "Checkpoints that found no room.", database.checkpoint_failures)
 
     def _archive(self) -> Iterator[Metric]:
         archive = self._services.archivist.statistics()
@@ -180,8 +185,20 @@ class Everything(Collector):
         yield counter("sealing_seconds", "Time spent sealing, rests included.", sealing.seconds)
         yield counter("sealed_merges", "Merges of the sealed files of a day.", sealing.merges)
         yield counter("journal_trimmed_bytes", "Bytes that the journal let go of.", sealing.trimmed_bytes)
+        failures = {}
         for name, job in self._services.janitor.statistics().items():
             yield gauge(f"{name}_failing", f"1 while {name} fails.", bool(job.failing))
+            failures[name] = float(job.failures)
+        yield by("job_failures", "Times that a job could not be done.", "job", failures)
+
+    def _backups(self) -> Iterator[Metric]:
+        told = self._services.backups.statistics()
+        yield counter("backups", "Backups made.", told.made)
+        yield counter("backup_failures", "Backups that failed.", told.failures)
+        yield gauge("last_backup_timestamp_seconds", "When the newest was made.", told.last)
+        yield gauge("last_backup_seconds", "How long it took.", told.seconds)
+        yield gauge("last_backup_bytes", "Size of all its files.", told.bytes)
+        yield gauge("last_backup_copied_bytes", "Size of those that were not there already.", told.copied_bytes)
 
     def _registry(self) -> Iterator[Metric]:
         registry = self._services.registry.statistics()

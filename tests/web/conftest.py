@@ -114,7 +114,7 @@ async def serving(
                 settings=WebSettings(
                     **{
                         "version": "1.2.3",
-                        "started": time.time(),
+                        "started": time.monotonic(),
                         "rates": Rates(requests=0),
                         "static": folder / "static",
                         **settings,
