@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 from msgspec import Struct, structs
 
-from daemon.kinds import Kind, number, one_of, path, text, texts, whole
+from daemon.kinds import Kind, Wrong, number, one_of, path, spans, text, texts, whole
 from storage.errors import CandledError
+from storage.retention import Keep
 
 Auth = Literal["open", "token"]
 Creates = Literal["perp", "spot"]
@@ -125,6 +126,13 @@ class Config(Struct, frozen=True, kw_only=True):
     feed_silence_seconds: Annotated[
         float, Setting("How long a feed may go without a heartbeat before it counts as down.", number(0.1, 86400))
     ] = 60.0
+    retention: Annotated[
+        tuple[Keep, ...],
+        Setting(
+            "For how many days raw events and bars are kept, by kind of market: see [below](#retention).",
+            spans(),
+        ),
+    ] = ()
     drain_seconds: Annotated[
         float, Setting("How long a stop may take before what still hangs is cut.", number(0, 600))
     ] = 10.0
@@ -384,6 +392,8 @@ def _from_text(name: str, value: str, origin: str) -> Said:
 def _taken(name: str, said: Said) -> Any:
     try:
         value = SETTINGS[name].kind.take(said.value)
+    except Wrong as error:
+        raise BadSetting(f"{error} ({said.origin})") from None
     except ValueError:
         raise _refused(name, said.value, said.origin) from None
     return said.folder / value if isinstance(value, Path) else value

@@ -1,9 +1,16 @@
 """What a setting can be: how it is read from a text, what is taken, and how that is said."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from storage.measures import KINDS
+from storage.retention import KEPT, RAW, Keep
+
+
+class Wrong(ValueError):
+    """What exactly is wrong with a value of several parts."""
 
 
 class Kind(NamedTuple):
@@ -77,6 +84,49 @@ def texts(expected: str, check: Callable[[str], object]) -> Kind:
         return tuple(str(one) for one in found)
 
     return Kind(expected, read, take)
+
+
+def spans() -> Kind:
+    """For how many days what is kept: by kind of market, raw events and stored resolutions."""
+    rungs = {name: rung for rung, name in KEPT.items()}
+
+    def read(value: str) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for part in value.split(","):
+            path, _, days = part.partition("=")
+            kind, _, what = path.strip().partition(".")
+            found.setdefault(kind, {})[what] = float(days)
+        return found
+
+    def take(value: object) -> tuple[Keep, ...]:
+        keeps = []
+        for kind, table in _is(dict, value).items():
+            if kind not in KINDS:
+                raise Wrong(f"retention.{kind}: no kind of market is called {kind!r}; there are {', '.join(KINDS)}")
+            for what, days in _is(dict, table).items():
+                if what not in rungs:
+                    raise Wrong(f"retention.{kind}: nothing kept is called {what!r}; there are {', '.join(rungs)}")
+                if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days <= 36500:
+                    raise Wrong(f"retention.{kind}.{what}: expected days, more than 0 to 36500, found {days!r:.200}")
+                keeps.append(Keep(kind, rungs[what], float(days)))
+        _see_lengths(keeps)
+        return tuple(sorted(keeps, key=lambda keep: (KINDS.index(keep.kind), keep.rung)))
+
+    return Kind("days by kind of market and what is kept, such as spot.raw=90, spot.1s=30", read, take)
+
+
+def _see_lengths(keeps: Sequence[Keep]) -> None:
+    """A longer bar must not go before the shorter ones that it is made of."""
+    days = {(keep.kind, keep.rung): keep.days for keep in keeps if keep.rung != RAW}
+    for (kind, rung), most in days.items():
+        for finer in (finer for finer in KEPT if RAW < finer < rung):
+            least = days.get((kind, finer), math.inf)
+            if least > most:
+                kept = f"{least:g} days" if least < math.inf else "for ever"
+                raise Wrong(
+                    f"retention.{kind}.{KEPT[rung]}: expected at least as long as {KEPT[finer]} bars are kept, {kept}, "
+                    f"found {most:g}"
+                )
 
 
 def _is(wanted: type, value: object) -> Any:

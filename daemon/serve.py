@@ -107,6 +107,7 @@ def stack_settings(config: Config) -> StackSettings:
         seal_events=config.seal_events,
         archive_days=config.archive_days,
         archive_quiet=config.archive_quiet_seconds,
+        retention=config.retention,
         feed_silence=config.feed_silence_seconds,
     )
 

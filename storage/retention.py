@@ -24,6 +24,7 @@ from storage.state import State
 DAY = 86400
 NEVER = -(2**61)  # before any bar
 RAW = 0  # in place of a rung: the raw events
+KEPT = {RAW: "raw", **partitions.FOLDERS}  # what can be kept for some time, by its name in settings
 
 
 class Keep(Struct, frozen=True):
@@ -32,6 +33,9 @@ class Keep(Struct, frozen=True):
     kind: str
     rung: int  # or RAW
     days: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}.{KEPT[self.rung]}={self.days:g}"
 
 
 class Floor(NamedTuple):

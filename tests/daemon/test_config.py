@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from daemon import config
 from daemon.config import BadSetting, Config, load
+from storage.retention import RAW, Keep
 from tests.test_layers import ROOT
 
 SPECS = ROOT.parent / "shared"
@@ -97,6 +98,22 @@ def test_data_lies_in_the_users_own_data_directory_and_the_demo_beside_it() -> N
         ("cors_origins = ['https://a.example/page']", "cors_origins (FILE): expected a list of origins, such as"),
         ("trusted_proxies = ['10.0.0.0/33']", "trusted_proxies (FILE): expected a list of addresses or networks"),
         ("prot = 1", "FILE: no setting is called 'prot'; did you mean 'port'?"),
+        ("retention = 5", "retention (FILE): expected days by kind of market and what is kept, such as spot.raw=90"),
+        ("[retention.gold]\nraw = 1", "retention.gold: no kind of market is called 'gold'; there are perp, spot, "),
+        (
+            "[retention.spot]\n2s = 1",
+            "retention.spot: nothing kept is called '2s'; there are raw, 1s, 1m, 5m, 15m, 1h, ",
+        ),
+        ("[retention.spot]\nraw = 0", "retention.spot.raw: expected days, more than 0 to 36500, found 0 (FILE)"),
+        ("[retention.spot]\nraw = true", "retention.spot.raw: expected days, more than 0 to 36500, found True"),
+        (
+            "[retention.spot]\n1s = 30\n1m = 7",
+            "retention.spot.1m: expected at least as long as 1s bars are kept, 30 days, found 7 (FILE)",
+        ),
+        (
+            "[retention.spot]\n1h = 7",
+            "retention.spot.1h: expected at least as long as 1s bars are kept, for ever, found 7",
+        ),
         ("zzz = 1", "FILE: no setting is called 'zzz'; docs/settings.md lists them all"),
         ("port = ", "FILE: expected TOML: Invalid value (at end of document)"),
         ("tls_cert = 'x.pem'", "tls_key: not set, and tls_cert (FILE) needs it"),
@@ -211,7 +228,28 @@ def test_every_default_is_a_value_that_could_be_given() -> None:
     for name, default in config.DEFAULTS.items():
         if default is not None:
             native = list(default) if isinstance(default, tuple) else default  # TOML has no tuples
+            native = {} if name == "retention" else native
             assert config.SETTINGS[name].kind.take(native) == default, name
+
+
+def test_retention_is_said_in_tables_or_in_one_variable_and_shown(tmp_path: Path) -> None:
+    tables = loaded("[retention.card]\nraw = 730\n[retention.spot]\n1m = 730\nraw = 90.5\n1s = 30", tmp_path)
+    line = "spot.raw=90.5, spot.1s=30, spot.1m=730, card.raw=730"
+    (row,) = [row for row in tables.shown() if row.name == "retention"]
+    assert (row.value, row.origin) == (line, str(tmp_path / "candled.toml"))
+    assert loaded(CANDLED_RETENTION=line).config.retention == tables.config.retention
+    assert tables.config.retention[0] == Keep("spot", RAW, 90.5)
+    for wrong in ("spot.raw", "spot.raw=x", "raw=5"):
+        with pytest.raises(BadSetting, match="retention"):
+            loaded(CANDLED_RETENTION=wrong)
+
+
+def test_the_sample_configuration_drops_nothing_until_its_lines_are_taken(tmp_path: Path) -> None:
+    sample = (ROOT / "docs" / "candled.toml").read_text("utf-8")
+    assert loaded(sample, tmp_path).origins == {}
+    taken = re.sub(r"^# (\[|\w+ = )", r"\1", sample, flags=re.MULTILINE)
+    keeps = {str(keep) for keep in loaded(taken, tmp_path).config.retention}
+    assert keeps >= {"perp.raw=90", "spot.1s=30", "spot.1m=730", "card.raw=730"}
 
 
 def test_no_two_settings_answer_to_one_variable() -> None:

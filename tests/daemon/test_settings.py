@@ -35,6 +35,7 @@ OTHER: dict[str, str] = {
     "seal_events": "20000",
     "archive_days": "30",
     "archive_quiet_seconds": "60",
+    "retention": "spot.raw=90, spot.1s=30",
     "feed_silence_seconds": "30",
     "max_body_bytes": "4096",
     "max_concurrent_queries": "3",
