@@ -163,6 +163,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         registry=stack.registry,
         keys=stack.keys,
         coverage=stack.coverage,
+        marker=stack.marker,
         writer=stack.writer,
         journal=stack.journal,
         database=stack.database,

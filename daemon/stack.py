@@ -20,6 +20,7 @@ from actors.gate import Gate
 from actors.hub import Hub
 from actors.intake import Intake
 from actors.janitor import Janitor
+from actors.marks import Marker
 from actors.registry import Keys, Registry
 from actors.retention import Retention
 from actors.rounds import Round, flushed
@@ -77,6 +78,7 @@ class Stack:
     writer: Writer
     hub: Hub
     engine: Engine
+    marker: Marker
     intake: Intake
     sealing: Sealing
     archivist: Archivist
@@ -246,6 +248,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             writer,
             hub,
             engine,
+            Marker(engine, writer, ledger_of_feeds, database.read, in_state),
             intake,
             sealing,
             archivist,

@@ -28,6 +28,7 @@ from web.heartbeats import heartbeats
 from web.ingest import ingest
 from web.limits import Limiter
 from web.markets import Symbol, markets
+from web.marks import marks
 from web.prices import prices
 from web.sockets import sockets
 from web.streamed import Streamed
@@ -126,6 +127,7 @@ class App(QuartTrio):
             heartbeats,
             export.export,
             gaps,
+            marks,
             prices,
             markets,
             cards,

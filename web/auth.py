@@ -20,6 +20,8 @@ WANTED: dict[str, Scope | None] = {
     "ingest.snapshots": "ingest",
     "heartbeats.beats": "ingest",
     "heartbeats.coverage": "ingest",
+    "marks.put": "ingest",
+    "marks.delete": "ingest",
     "admin.backup_progress": "admin",
     "export.events": "admin",  # they name traders
 }

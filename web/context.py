@@ -21,6 +21,7 @@ from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
 from actors.janitor import Janitor
+from actors.marks import Marker
 from actors.registry import Keys, Registry
 from actors.sealing import Sealing
 from actors.writer import Writer
@@ -79,6 +80,7 @@ class Services:
     registry: Registry
     keys: Keys
     coverage: Coverage
+    marker: Marker
     writer: Writer
     journal: Journal
     database: Database

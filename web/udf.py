@@ -52,8 +52,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     supported_resolutions: tuple[str, ...] = RESOLUTIONS
     supports_group_request: bool = False
     supports_search: bool = True
-    supports_marks: bool = False
-    supports_timescale_marks: bool = False
+    supports_marks: bool = True
+    supports_timescale_marks: bool = True
     supports_time: bool = True
     exchanges: list[Exchange] = field(
         default_factory=lambda: [

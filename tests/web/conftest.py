@@ -101,6 +101,7 @@ async def serving(
                 registry=stack.registry,
                 keys=stack.keys,
                 coverage=stack.coverage,
+                marker=stack.marker,
                 writer=stack.writer,
                 journal=stack.journal,
                 database=stack.database,
