@@ -13,7 +13,9 @@ from storage.calendar import Calendar
 from storage.errors import BrokenStore, Unavailable, UnknownMarket
 from storage.events import PRICE_CODE, Array
 from storage.names import Reference, contract_key, folded, qualified
+from storage.ordering import Order
 from storage.records import GRANTS, KIND_CODE, KINDS, Kind, Market, Scope
+from storage.search import NOBODY, Busy
 
 Run = Callable[..., Awaitable[Any]]  # runs a function of `storage` against the state file, on a worker thread
 HasEvents = Callable[[int], bool]  # whether the market in a slot has events; asked on a worker thread
@@ -35,7 +37,18 @@ class Markets(Protocol):
     def patch(self, state: Any, symbol: str, fields: Mapping[str, object], has_events: HasEvents, /) -> Market: ...
     def deactivate(self, state: Any, symbol: str, /) -> Market: ...
     def search(
-        self, state: Any, query: str, kind: str | None, type: str | None, exchange: str | None, limit: int, /
+        self,
+        state: Any,
+        query: str,
+        kind: str | None,
+        type: str | None,
+        exchange: str | None,
+        limit: int,
+        busy: Busy,
+        /,
+    ) -> list[Market]: ...
+    def ordered(
+        self, state: Any, order: Order, tier: str | None, offset: int, limit: int, busy: Busy, /
     ) -> list[Market]: ...
     def page(self, state: Any, after: int, limit: int, query: str, kind: str | None, /) -> list[Market]: ...
     def count(self, state: Any, /) -> tuple[int, int]: ...
@@ -222,9 +235,15 @@ class Registry:
         type: str | None = None,
         exchange: str | None = None,
         limit: int = 30,
+        busy: Busy = NOBODY,
     ) -> list[Market]:
         """Active markets for what somebody typed, best first."""
-        found: list[Market] = await self._run(self._store.search, query, kind, type, exchange, limit)
+        found: list[Market] = await self._run(self._store.search, query, kind, type, exchange, limit, busy)
+        return found
+
+    async def ordered(self, order: Order, tier: str | None, offset: int, limit: int, busy: Busy) -> list[Market]:
+        """Active markets in an order."""
+        found: list[Market] = await self._run(self._store.ordered, order, tier, offset, limit, busy)
         return found
 
     async def page(self, after: int = 0, limit: int = 100, query: str = "", kind: str | None = None) -> list[Market]:

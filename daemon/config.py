@@ -123,6 +123,13 @@ class Config(Struct, frozen=True, kw_only=True):
     archive_quiet_seconds: Annotated[
         float, Setting("How long nothing must have been said of it before that.", number(0, 86400))
     ] = 3600.0
+    audit_seconds: Annotated[
+        float,
+        Setting(
+            "How often the daemon compares all that is stored with the events, at low priority; 0: never.",
+            number(0, 31_536_000),
+        ),
+    ] = 86400.0
     feed_silence_seconds: Annotated[
         float, Setting("How long a feed may go without a heartbeat before it counts as down.", number(0.1, 86400))
     ] = 60.0
@@ -144,6 +151,14 @@ class Config(Struct, frozen=True, kw_only=True):
     query_seconds: Annotated[float, Setting("How long a query may run before it is cancelled.", number(0.1, 3600))] = (
         30.0
     )
+    market_data_cache_ttl: Annotated[
+        float,
+        Setting(
+            "How old the 24-hour figures that lists and searches of markets are ordered by may be, in seconds.",
+            number(0, 3600),
+            ("MARKET_DATA_CACHE_TTL",),
+        ),
+    ] = 60.0
     rate_limit_window_ms: Annotated[
         int,
         Setting("Length of the sliding window of the limits below, in ms.", whole(1_000), ("RATE_LIMIT_WINDOW_MS",)),
@@ -227,7 +242,6 @@ LATER: dict[str, Later] = {
     "chart_data_cache_ttl": Later(_BY_CURSOR, ("CHART_DATA_CACHE_TTL",)),
     "ohlcv_1m_cache_ttl": Later(_BY_CURSOR, ("OHLCV_1M_CACHE_TTL",)),
     "ohlcv_5m_cache_ttl": Later(_BY_CURSOR, ("OHLCV_5M_CACHE_TTL",)),
-    "market_data_cache_ttl": Later(_BY_CURSOR, ("MARKET_DATA_CACHE_TTL",)),
     "pusher_app_id": Later(_PUSHER, ("PUSHER_APP_ID",)),
     "pusher_key": Later(_PUSHER, ("PUSHER_KEY", "NEXT_PUBLIC_PUSHER_KEY")),
     "pusher_secret": Later(_PUSHER, ("PUSHER_SECRET",), secret=True),
@@ -294,8 +308,6 @@ class Settings(NamedTuple):
     def _no_effect(self, name: str) -> str:
         if name in LATER:
             return LATER[name].reason
-        if name == "rate_limit_ohlcv":
-            return "the Lightweight routes are not built yet"
         if name in OVERRULED and self.config.rate_limit_requests is not None:
             return "rate_limit_requests replaces it"
         return ""

@@ -15,6 +15,8 @@ from storage.decimals import DECIMALS, from_text
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.events import PRICE_TYPES
 from storage.names import Reference, contract_key, folded, qualified, words_in
+from storage.ordering import Order
+from storage.ordering import slots as slots_of
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
 from storage.search import NOBODY, Busy, ranked, somewhere, starting
 from storage.state import Connection, State
@@ -26,7 +28,7 @@ FIXED = ("kind", "price_source", "session", "timezone")  # what the first event 
 TIERS = ("tier1", "tier2", "tier3", "tier4")
 LONGEST_SYMBOL = 100
 LONGEST_QUERY = 200  # what is typed behind it is not looked at
-MOST_FOUND = 1000  # markets in one answer
+MOST_FOUND = 10_000  # markets in one answer
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -173,6 +175,14 @@ def search(
         exact = _found(db, query)
         slot = exact.slot if exact and exact.is_active and exact.kind in kinds else None
         return _by_slots(db, ranked(db, folded(query), slot, kinds, busy, limit))
+
+
+def ordered(
+    state: State, order: Order, tier: str | None = None, offset: int = 0, limit: int = 100, busy: Busy = NOBODY
+) -> list[Market]:
+    """Active markets in an order, `limit` of them behind the first `offset`."""
+    with state.reading() as db:
+        return _by_slots(db, slots_of(db, order, tier, busy, offset, min(limit, MOST_FOUND)))
 
 
 def validated(fields: Mapping[str, object]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
+from actors.traded import Day
+from storage import traded
 from web import auth, coding, context, export, metrics, ui
 from web.admin import admin
 from web.cards import cards
@@ -26,12 +28,15 @@ from web.gaps import gaps
 from web.health import health
 from web.heartbeats import heartbeats
 from web.ingest import ingest
+from web.lightweight import lightweight
 from web.limits import Limiter
 from web.markets import Symbol, markets
 from web.marks import marks
 from web.prices import prices
+from web.quotes import quotes
 from web.sockets import sockets
 from web.streamed import Streamed
+from web.symbols import symbols
 from web.udf import udf
 
 log = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ log = logging.getLogger(__name__)
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
-PATIENCE = {"udf.history": 25.0, "ingest.events": None, "ingest.snapshots": None}
+PATIENCE = {"udf.history": 25.0, "lightweight.ohlcv": 25.0, "ingest.events": None, "ingest.snapshots": None}
 USUAL_PATIENCE = 30.0
 LINGER = 2.0  # seconds that a body is read on after its request was refused
 PACKING = 2  # large answers that are compressed at a time
@@ -113,6 +118,11 @@ class App(QuartTrio):
         self.requests = metrics.Requests()
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
+        self.extensions[context.DAY] = Day(
+            lambda start: services.database.read(traded.since, start),
+            services.engine.now,
+            services.settings.market_seconds,
+        )
         self.extensions[metrics.EXTENSION] = self.requests, self.limiter
         self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)
         self.config["MAX_CONTENT_LENGTH"] = services.settings.max_body
@@ -123,6 +133,9 @@ class App(QuartTrio):
         self.extensions[export.EXTENSION] = export.Exports(services)
         for blueprint in (
             udf,
+            symbols,
+            quotes,
+            lightweight,
             ingest,
             heartbeats,
             export.export,

@@ -17,10 +17,12 @@ from storage.errors import (
     Unavailable,
     UnknownMarket,
 )
+from web import lightweight
 from web.auth import KeyNeeded
 from web.context import Request, reply, request, services
 from web.limits import RateLimited
 from web.sockets import UpgradeNeeded
+from web.symbols import UnknownGroup
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,13 @@ STATUS: tuple[tuple[type[BaseException], int], ...] = (
     (UnsupportedMediaType, 415),
     (BadRequest, 400),
     (UnknownMarket, 404),
+    (UnknownGroup, 404),
     (Conflict, 409),
     (KeyReused, 422),
     (KeyNeeded, 401),
     (NotAllowed, 403),
     (TooLarge, 413),
+    (lightweight.OutOfRange, 422),
     (UpgradeNeeded, 426),
     (RateLimited, 429),
     (Unavailable, 503),
@@ -55,6 +59,8 @@ async def answered(error: Exception) -> Response:
         log.error("request %s (%s %r) failed", asked.number, asked.method, asked.path, exc_info=error)
     message = _message(error, asked, status)
     headers = _headers(error, asked)
+    if asked.path.startswith(lightweight.PREFIX):
+        return reply(lightweight.told(error, status, message), status, headers)
     if not asked.path.startswith(UDF):
         told: dict[str, str] = {"error": message}
         if status == INTERNAL:

@@ -1,4 +1,4 @@
-"""TradingView UDF: config, symbols, search, history, time."""
+"""TradingView UDF: config, time, history."""
 
 import math
 import time
@@ -13,16 +13,12 @@ from quart import Blueprint, Response
 from actors.reading import Window
 from storage.calendar import parse
 from storage.errors import BadRequest, UnknownMarket, UnknownResolution
-from storage.records import EXCHANGES, TYPES, Kind, Market
-from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, services, unchanged
+from storage.records import EXCHANGES, TYPES, Kind
+from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, unchanged
+from web.symbols import RESOLUTIONS
 
 udf = Blueprint("udf", __name__, url_prefix="/api/tradingview")
 
-SECONDS = ("1",)
-MINUTES = ("1", "5", "15", "30", "60", "240")
-RESOLUTIONS = (*(f"{n}S" for n in SECONDS), *MINUTES, "1D", "1W", "1M")
-FOUND = 30  # results of a search that does not say how many
-MOST_FOUND = 100
 # Bars lie between these: the years 1 and 10000.
 FIRST, LAST = -62_135_596_800, 253_402_300_800
 MOST_BARS = 1_000_000_000  # more than anybody has; what may be asked is unbounded
@@ -66,46 +62,6 @@ class Configuration(Struct, frozen=True, kw_only=True):
     )
 
 
-class SymbolInfo(Struct, frozen=True, kw_only=True):
-    """A market as a chart wants to know it. A member named `s` would mean that there is none."""
-
-    name: str
-    ticker: str
-    description: str
-    type: str
-    session: str
-    timezone: str
-    exchange: str
-    listed_exchange: str
-    format: str = "price"
-    minmov: int
-    pricescale: int
-    volume_precision: int = 8
-    has_intraday: bool = True
-    intraday_multipliers: tuple[str, ...] = MINUTES
-    has_seconds: bool = True
-    seconds_multipliers: tuple[str, ...] = SECONDS
-    has_daily: bool = True
-    daily_multipliers: tuple[str, ...] = ("1",)
-    has_weekly_and_monthly: bool = True
-    weekly_multipliers: tuple[str, ...] = ("1",)
-    monthly_multipliers: tuple[str, ...] = ("1",)
-    supported_resolutions: tuple[str, ...] = RESOLUTIONS
-    data_status: str = "streaming"
-
-
-class Found(Struct, frozen=True, kw_only=True):
-    """One result of a search."""
-
-    symbol: str
-    full_name: str
-    description: str
-    exchange: str
-    ticker: str
-    type: str
-    pricescale: int
-
-
 class Bars(Struct, frozen=True, tag_field="s", tag="ok"):
     """Bars in the columns that a chart reads."""
 
@@ -122,17 +78,6 @@ class NoData(Struct, frozen=True, omit_defaults=True, tag_field="s", tag="no_dat
     when it asks on, and never wants what lies behind it."""
 
     next_time: int | None = field(default=None, name="nextTime")
-
-
-class SymbolQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-
-
-class SearchQuery(Struct, frozen=True):
-    query: str = ""
-    type: str = ""
-    exchange: str = ""
-    limit: str = ""
 
 
 class HistoryQuery(Struct, frozen=True):
@@ -158,49 +103,6 @@ async def now() -> Response:
     return reply(int(time.time()), headers={"Cache-Control": NO_STORE})
 
 
-@udf.get("/symbols")
-async def symbols() -> Response:
-    """One market by ticker, `EXCHANGE:NAME` or what somebody typed."""
-    market = await engine().market(params(SymbolQuery).symbol)
-    info = SymbolInfo(
-        name=market.market_symbol,
-        ticker=market.market_symbol,
-        description=described(market),
-        type=market.type,
-        session=market.session,
-        timezone=market.timezone,
-        exchange=market.exchange,
-        listed_exchange=market.exchange,
-        minmov=market.minmov,
-        pricescale=market.pricescale,
-    )
-    return reply(info, headers={"Cache-Control": REVALIDATE})
-
-
-@udf.get("/search")
-async def search() -> Response:
-    """Markets for what somebody typed, best first."""
-    query = params(SearchQuery)
-    wanted = number(query.limit)
-    limit = FOUND if wanted is None or wanted < 0 else int(min(wanted, MOST_FOUND))
-    found = await services().registry.search(
-        query.query, type=query.type or None, exchange=query.exchange or None, limit=limit
-    )
-    results = [
-        Found(
-            symbol=market.market_symbol,
-            full_name=f"{market.exchange}:{market.market_symbol}",
-            description=described(market),
-            exchange=market.exchange,
-            ticker=market.market_symbol,
-            type=market.type,
-            pricescale=market.pricescale,
-        )
-        for market in found
-    ]
-    return reply(results, headers={"Cache-Control": REVALIDATE})
-
-
 @udf.get("/history")
 async def history() -> Response:
     """Bars of one market, in the columns that a chart reads."""
@@ -215,12 +117,9 @@ async def history() -> Response:
     with blamed("symbol"):
         market = await engine().market(query.symbol)
     window = await engine().window(market, resolution, start, end, counted(query.countback))
-    headers = {"X-Cursor": f"{engine().epoch}.{window.seq}", "Cache-Control": NO_STORE}
-    if not window.open_bar:
-        headers["Cache-Control"] = REVALIDATE
-        headers["ETag"] = tag = entity_tag(engine().epoch, window)
-        if unchanged(tag):
-            return reply(b"", 304, headers)
+    headers = kept(window)
+    if "ETag" in headers and unchanged(headers["ETag"]):
+        return reply(b"", 304, headers)
     if not window.time:
         return reply(NoData(window.previous), headers=headers)
     bars = Bars(window.time, window.open, window.high, window.low, window.close, window.volume)
@@ -237,11 +136,6 @@ def blamed(name: str) -> Iterator[None]:
         raise
 
 
-def described(market: Market) -> str:
-    """What to call a market in a list; never empty."""
-    return market.name or market.description or market.market_symbol
-
-
 def instant(name: str, text: str) -> float | int:
     """A point in time as charts send it: seconds, with or without a fraction, of any size."""
     value = number(text)
@@ -256,8 +150,18 @@ def counted(text: str) -> int | None:
     return None if value is None or value < 1 else int(min(value, MOST_BARS))
 
 
-def entity_tag(epoch: str, window: Window) -> str:
+def kept(window: Window, more: str = "") -> dict[str, str]:
+    """The headers of an answer: one with the open bar is not to be kept, any other may be asked about again. `more`
+    tells apart answers of the same bars."""
+    epoch = engine().epoch
+    headers = {"X-Cursor": f"{epoch}.{window.seq}", "Cache-Control": NO_STORE}
+    if not window.open_bar:
+        headers |= {"Cache-Control": REVALIDATE, "ETag": entity_tag(epoch, window, more)}
+    return headers
+
+
+def entity_tag(epoch: str, window: Window, more: str = "") -> str:
     """Differs whenever the answer does: a bar that changed has a newer rev, one that is gone leaves other ends or
     fewer bars. Weak, as the answer may be compressed or not."""
     ends = f"{window.time[0]}-{window.time[-1]}" if window.time else f"{window.previous}"
-    return f'W/"{epoch}-{window.rev}-{len(window.time)}-{ends}"'
+    return f'W/"{epoch}-{window.rev}-{len(window.time)}-{ends}{more and "-" + more}"'

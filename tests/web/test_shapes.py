@@ -5,7 +5,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import fields
 
 from storage.errors import BadRequest
-from web import ingest, markets, messages, udf
+from web import ingest, lightweight, markets, messages, quotes, symbols, udf
 from web.shapes import parsed, shown
 
 
@@ -62,8 +62,12 @@ def test_a_long_value_is_cut() -> None:
         messages.SubscribeBars,
         messages.UnsubscribeBars,
         udf.HistoryQuery,
-        udf.SearchQuery,
-        udf.SymbolQuery,
+        lightweight.BarsQuery,
+        lightweight.MarketsQuery,
+        quotes.QuotesQuery,
+        symbols.GroupQuery,
+        symbols.SearchQuery,
+        symbols.SymbolQuery,
     ],
 )
 def test_every_field_that_somebody_may_send_has_words(shape: type[Struct]) -> None:

@@ -11,7 +11,7 @@ import trio
 
 from tests.web.conftest import NOW, Web, decoded, serving
 from web import app as web_app
-from web.udf import RESOLUTIONS
+from web.symbols import RESOLUTIONS
 
 DAY = 86_400
 QUIET = NOW - DAY  # stands for 0 in the examples
@@ -66,6 +66,7 @@ async def test_the_configuration_offers_only_verbs_that_are_served(web: Web) -> 
     for verb, offer in (("marks", "supports_marks"), ("timescale_marks", "supports_timescale_marks")):
         served = (await web.get(f"/api/tradingview/{verb}?symbol=GOLD&resolution=1&from=0&to=1")).status_code != 404
         assert found[offer] == served
+    assert found["supports_group_request"] != found["supports_search"]
 
 
 async def test_time_is_a_bare_integer_of_seconds(web: Web) -> None:
@@ -118,7 +119,11 @@ FAILURES = [
     ("history?symbol=GOLD&resolution=1T&from=0&to=1", 400, "resolution: unknown resolution '1T'"),
     ("nothing", 404, "nothing at"),
     ("", 404, "nothing at"),
-    ("quotes?symbols=GOLD", 404, "nothing at"),
+    ("quotes", 400, "symbols: needed"),
+    ("quotes?symbols=" + ",".join("X" * 501), 400, "symbols: expected at most 500 names, got 501"),
+    ("symbol_info", 400, "group: needed"),
+    ("symbol_info?group=", 400, "group: expected a text that is not empty"),
+    *(("symbol_info?group=" + name, 404, f"group: no exchange '{name}'") for name in ("NYSE", "FOREX", "AMEX")),
 ]
 
 

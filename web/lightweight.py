@@ -1,0 +1,360 @@
+"""Lightweight Charts: bars as rows that go into a series, and the markets there are."""
+
+import math
+import re
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any
+
+import numpy as np
+import trio
+from msgspec import Meta, Struct, field
+from quart import Blueprint, Response
+
+from actors.export import bar_schema
+from actors.reading import LATEST, Window
+from actors.traded import Day
+from storage.calendar import Calendar, Resolution, parse, parse_short, rung
+from storage.errors import BadRequest, CandledError, Unavailable, UnknownMarket, UnknownResolution
+from storage.markets import TIERS
+from storage.measures import wire
+from storage.ordering import Order
+from storage.records import Market
+from web.context import NO_STORE, day, engine, number, params, reply, services, unchanged
+from web.export import exports
+from web.udf import FIRST, blamed, kept
+
+lightweight = Blueprint("lightweight", __name__, url_prefix="/api/lightweight")
+
+PREFIX = "/api/lightweight/"
+MOST_BARS = 10_000  # rows in one answer
+PERIODS = 1_000  # before `to`, where `from` is missing
+LARGEST = 9.007e13  # beyond which the library draws nothing
+LISTED, MOST_LISTED = 50, 500
+MOST_FOUND = 1_000  # markets that a search is ordered and paged among
+AT_ONCE = 8  # markets that are looked at side by side
+DAY = parse("1D")
+COLUMNS = ("open", "high", "low", "close", "volume")
+FILLS = ("none", "flat", "null")
+FORMATS = ("iso", "unix")
+
+MILLIS = re.compile(r"[+-]?\d{13}")
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class BadRange(BadRequest):
+    """A time that is none, or times in the wrong order."""
+
+
+class OutOfRange(CandledError):
+    """Numbers that the library cannot draw."""
+
+
+class BarsQuery(Struct, frozen=True):
+    symbol: Annotated[str, Meta(min_length=1)]
+    timeframe: str
+    start: str = field(name="from", default="")
+    end: str = field(name="to", default="")
+    limit: Annotated[int, Meta(ge=1)] = MOST_BARS
+    time_format: str = "iso"
+    fill: str = "none"
+    fields: str = ""
+
+
+class MarketsQuery(Struct, frozen=True):
+    tier: str = ""
+    search: str = ""
+    sort: Order | None = None
+    limit: Annotated[int, Meta(ge=1)] = LISTED
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+
+
+class About(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What an answer holds; `next_to` where it lacks older bars of what was asked for."""
+
+    symbol: str
+    timeframe: str
+    count: int
+    start: str = field(name="from")
+    end: str = field(name="to")
+    truncated: bool = False
+    next_to: int | None = None
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """One market of a list; None is not known."""
+
+    market_id: int
+    symbol: str
+    name: str
+    current_price: float | None
+    price_change_24h: float | None  # percent
+    volume_24h: float
+    market_cap: float | None
+    tier: str | None
+
+
+@lightweight.get("/ohlcv")
+async def ohlcv() -> Response:
+    """Bars of one market, as rows."""
+    query = params(BarsQuery)
+    _one_of("time_format", query.time_format, FORMATS)
+    _one_of("fill", query.fill, FILLS)
+    with blamed("timeframe"):
+        resolution = parse_short(query.timeframe)
+    start, end = span(query, resolution, engine().now())
+    with blamed("symbol"):
+        market = await engine().market(query.symbol)
+    names = chosen(query.fields, market)
+    most = min(query.limit, MOST_BARS)
+    # One more than there may be says whether there are older ones.
+    window = await engine().window(market, resolution, start, end, most=most + 1)
+    headers = kept(window, f"{start}-{end}")
+    if names:
+        headers = {**headers, "Cache-Control": NO_STORE}
+        headers.pop("ETag", None)
+    elif "ETag" in headers and unchanged(headers["ETag"]):
+        return reply(b"", 304, headers)
+    truncated = len(window.time) > most
+    first = len(window.time) - most if truncated else 0
+    time, columns = window.time[first:], {name: getattr(window, name)[first:] for name in COLUMNS}
+    _see_drawable(columns)
+    if names and time:
+        time, columns = await _measured(market, resolution, time[0], end, names)
+    if query.fill != "none":
+        calendar = Calendar.parse(market.session, market.timezone)
+        time, columns, cut = filled(time, columns, grid(calendar, resolution, time, most), query.fill == "flat")
+        truncated |= cut
+    about = About(
+        symbol=market.market_symbol,
+        timeframe=resolution.short,
+        count=len(time),
+        start=_iso([start])[0],
+        end=_iso([end])[0],
+        truncated=truncated,
+        next_to=time[0] if truncated else None,
+    )
+    rows = _rows(time, columns, query.time_format)
+    return reply({"success": True, "data": rows, "meta": about}, headers=headers)
+
+
+@lightweight.get("/markets")
+async def markets() -> Response:
+    """Active markets with what they trade at."""
+    query = params(MarketsQuery)
+    if query.tier:
+        _one_of("tier", query.tier, TIERS)
+    limit, registry, today = min(query.limit, MOST_LISTED), services().registry, await day().fresh()
+    if query.search.strip():
+        found = await registry.search(query.search, limit=MOST_FOUND, busy=today.busy)
+        found = [market for market in found if query.tier in ("", market.tier)]
+        if query.sort is not None:
+            keys = {
+                "volume": lambda market: (-today.busy.volume(market.slot), market.market_id),
+                "symbol": lambda market: market.market_symbol.casefold(),
+                "id": lambda market: market.market_id,
+            }
+            found.sort(key=keys[query.sort])
+        found = found[query.offset : query.offset + limit + 1]
+    else:
+        order = query.sort or "volume"
+        found = await registry.ordered(order, query.tier or None, query.offset, limit + 1, today.busy)
+    page = found[:limit]
+    prices = await _prices(page)
+    data = [_listed(market, prices.get(market.slot), today) for market in page]
+    meta = {"count": len(page), "offset": query.offset, "more": len(found) > limit}
+    return reply({"success": True, "data": data, "meta": meta}, headers={"Cache-Control": NO_STORE})
+
+
+def told(error: BaseException, status: int, message: str) -> dict[str, Any]:
+    """An error in the shape of this API."""
+    return {"success": False, "error": {"code": _code(error, status), "message": message}}
+
+
+def _code(error: BaseException, status: int) -> str:
+    match error:
+        case UnknownMarket():
+            return "unknown_symbol"
+        case UnknownResolution():
+            return "bad_timeframe"
+        case BadRange():
+            return "bad_range"
+        case OutOfRange():
+            return "out_of_range"
+    return CODES.get(status, "internal")
+
+
+CODES = {
+    400: "bad_parameter",
+    401: "key_needed",
+    403: "not_allowed",
+    404: "not_found",
+    405: "method_not_allowed",
+    429: "rate_limited",
+    503: "unavailable",
+}
+
+
+def span(query: BarsQuery, resolution: Resolution, now: float) -> tuple[int, int]:
+    """The window that is asked for, from ≤ t < to in seconds: as long as PERIODS where it does not say how long, and up
+    to the bar that is open now."""
+    end = instant("to", query.end) if query.end else math.floor(now) + 1
+    start = instant("from", query.start) if query.start else end - PERIODS * resolution.seconds
+    if query.start and query.end and start > end:
+        raise BadRange(f"from: expected a time up to `to` ({query.end}), got {query.start}")
+    return max(start, FIRST), max(min(end, LATEST), FIRST)
+
+
+def instant(name: str, text: str) -> int:
+    """A date, an ISO instant (in UTC where it names no zone), seconds, or milliseconds of thirteen digits, as the first
+    whole second that is not before it."""
+    value = number(text)
+    if value is not None and math.isfinite(value):
+        seconds = value / 1000 if MILLIS.fullmatch(text.strip()) else value
+        return min(max(math.ceil(seconds), FIRST), LATEST)
+    try:
+        at = datetime.fromisoformat(text.strip())
+    except ValueError:
+        wanted = "a date (2024-01-01), an ISO 8601 instant, seconds or milliseconds since 1970"
+        raise BadRange(f"{name}: expected {wanted}, got {text!r:.100}") from None
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return -((EPOCH - at) // timedelta(seconds=1))
+
+
+def chosen(text: str, market: Market) -> tuple[str, ...]:
+    """The measures that rows are to have beside the usual ones."""
+    known = [name for name in bar_schema(market.kind).names if name not in ("time", *COLUMNS)]
+    names = [name for name in text.split(",") if name]
+    if names == ["all"]:
+        return tuple(known)
+    for name in names:
+        if name not in known and name not in COLUMNS:
+            raise BadRequest(f"fields: a {market.kind} has no {name!r:.60}; it has {', '.join(known)}, or all")
+    return tuple(name for name in names if name in known)
+
+
+async def _measured(
+    market: Market, resolution: Resolution, start: int, end: int, names: Sequence[str]
+) -> tuple[list[int], dict[str, list[Any]]]:
+    """All bars with start ≤ t < end, with these measures too, which are not all in memory."""
+    times: list[int] = []
+    columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *names)}
+    async with aclosing(exports().exporter.bars(market, resolution, start, end)) as stretches:
+        async for stretch in stretches:
+            times += stretch.rows["time"].to_pylist()
+            for name, column in columns.items():
+                column += map(_number, stretch.rows[name].to_pylist())
+    return times, columns
+
+
+def _number(value: int | float | Decimal | None) -> int | float | None:
+    """As JSON has it: what nobody has said is nothing, an exact sum a float."""
+    if isinstance(value, Decimal):
+        return wire(float(value))
+    return None if value != value else value
+
+
+def grid(calendar: Calendar, resolution: Resolution, time: Sequence[int], most: int) -> list[int]:
+    """The periods from the first of these bars to the last, the newest `most` of them."""
+    if not time:
+        return []
+    first = max(time[0], calendar.back(resolution, time[-1], most - 1))
+    step = rung(resolution)
+    finer = np.arange(first, time[-1] + 1, step)
+    starts = np.unique(calendar.bucket(resolution, finer))
+    starts = starts[starts >= first]
+    if resolution.unit == "D":  # days on which nobody trades have no period of their own
+        traded = np.array([bool(hours) for hours in calendar.sessions])
+        starts = starts[traded[(starts // 86400 + 3) % 7] | np.isin(starts, time)]
+    newest: list[int] = starts[-most:].tolist()
+    return newest
+
+
+def filled(
+    time: Sequence[int], columns: dict[str, list[Any]], grid: Sequence[int], flat: bool
+) -> tuple[list[int], dict[str, list[Any]], bool]:
+    """Bars with every period between them: flat at the last close and without volume, or nothing but its time. And
+    whether bars fell out at the beginning."""
+    row = {t: n for n, t in enumerate(time)}
+    out: dict[str, list[Any]] = {name: [] for name in columns}
+    newest = max((n for n, t in enumerate(time) if grid and t <= grid[0]), default=-1)
+    for t in grid:
+        newest = row.get(t, newest)
+        there = t in row
+        for name, column in out.items():
+            if there:
+                column.append(columns[name][newest])
+            elif flat and name in COLUMNS:
+                column.append(0.0 if name == "volume" else columns["close"][newest])
+            else:
+                column.append(None)
+    return list(grid), out, bool(grid) and grid[0] > time[0]
+
+
+def _rows(time: Sequence[int], columns: dict[str, list[Any]], kind: str) -> list[dict[str, Any]]:
+    shown = list(time) if kind == "unix" else _iso(time)
+    names = list(columns)
+    rows = []
+    for at, stamp, values in zip(shown, time, zip(*columns.values(), strict=True), strict=True):
+        row: dict[str, Any] = {"time": at, "timestamp": stamp}
+        # What is not said is left out: a row of nothing but its time keeps the place.
+        row.update((name, value) for name, value in zip(names, values, strict=True) if value is not None)
+        rows.append(row)
+    return rows
+
+
+def _iso(seconds: Sequence[int]) -> list[str]:
+    """As JavaScript writes them: milliseconds and Z."""
+    texts: list[str] = np.datetime_as_string(np.array(seconds, "datetime64[s]"), "ms", timezone="UTC").tolist()
+    return texts
+
+
+def _see_drawable(columns: dict[str, list[float]]) -> None:
+    for name in ("high", "low"):
+        worst = max(columns[name], key=abs, default=0.0)
+        if abs(worst) > LARGEST:
+            raise OutOfRange(f"{name}: {worst:g} is more than the library can draw (±{LARGEST:g})")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise BadRequest(f"{name}: expected {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r:.60}")
+
+
+async def _prices(page: Sequence[Market]) -> dict[int, float]:
+    """The last price of each market that has one."""
+    prices: dict[int, float] = {}
+    turns = trio.CapacityLimiter(AT_ONCE)
+
+    async def look(market: Market) -> None:
+        async with turns:
+            try:
+                window: Window = await engine().window(market, DAY, FIRST, LATEST, 1)
+            except Unavailable:
+                return  # what is wrong with one market is not the others'
+        if window.close:
+            prices[market.slot] = window.close[-1]
+
+    async with trio.open_nursery() as looking:
+        for market in page:
+            if engine().has_events(market.slot):
+                looking.start_soon(look, market)
+    return prices
+
+
+def _listed(market: Market, price: float | None, today: Day) -> Listed:
+    opened = today.opened(market.slot)
+    change = wire(100 * (price - opened) / opened) if price is not None and opened else None
+    return Listed(
+        market_id=market.market_id,
+        symbol=market.market_symbol,
+        name=market.name or market.market_symbol,
+        current_price=price,
+        price_change_24h=change,
+        volume_24h=wire(today.busy.volume(market.slot)),
+        market_cap=wire(price * float(market.supply)) if price is not None and market.supply is not None else None,
+        tier=market.tier,
+    )
