@@ -13,14 +13,14 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors import candle
 from actors.catch_up import CatchUp
 from actors.market import MarketActor, Slice, Tick
-from actors.reading import MOST, Window
+from actors.reading import Astray, Window
 from actors.rounds import Round, made
 from actors.ticker import HOUR, Price, Ticker
 from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
 from actors.writer import Writer
 from storage.calendar import Resolution
-from storage.commits import Commit
+from storage.commits import TOUCH, Commit
 from storage.events import Array
 from storage.histogram import Histogram, Times
 from storage.partials import Partials
@@ -117,10 +117,6 @@ class Engine:
         """The newest committed seq."""
         return self._committed
 
-    def now(self) -> float:
-        """The clock that bars close by, Unix seconds."""
-        return self._now()
-
     def apply(self, commits: Sequence[Commit]) -> None:
         """Take batches that are in the journal, in order."""
         self._pending += commits
@@ -149,18 +145,12 @@ class Engine:
         return slot < len(self._lived) and bool(self._lived[slot])
 
     async def window(
-        self,
-        market: Market,
-        resolution: Resolution,
-        start: int,
-        end: int,
-        count: int | None = None,
-        most: int = MOST,
+        self, market: Market, resolution: Resolution, start: int, end: int, count: int | None = None
     ) -> Window:
         """Bars of a market; sees everything that was committed before the call. See `MarketActor.window`."""
         await self.caught_up()
         actor = self._actor(market)
-        return await actor.ask(lambda: actor.window(resolution, start, end, count, most))
+        return await actor.ask(lambda: actor.window(resolution, start, end, count))
 
     async def price(self, market: Market) -> Price:
         """What the last day of a market comes to now; sees everything that was committed before the call."""
@@ -192,6 +182,16 @@ class Engine:
         slot = self._slots.get(topic.symbol)
         if slot is not None:
             self._actors[slot].unsubscribe(topic, subscription)
+
+    def in_memory(self) -> list[int]:
+        """The slots of the markets that have bars in memory."""
+        return list(self._actors)
+
+    async def astray(self, slot: int) -> tuple[int, list[Astray]]:
+        """What a market has in memory otherwise than in the store. See `Reading.astray`."""
+        await self.caught_up()
+        actor = self._actors.get(slot)
+        return (0, []) if actor is None else await actor.ask(actor.astray)
 
     def close(self) -> None:
         """Take in what was committed, close the markets, and let `run` return."""
@@ -295,6 +295,7 @@ class Engine:
         touched: dict[int, list[int]] = {}
         for _, event in round_.dead:
             touched.setdefault(event.market, []).append(event.ts // SECOND)
+        anew = {event.market for _, event in round_.dead if event.pos == TOUCH}
         pieces: list[tuple[int, Slice]] = []
         for table in round_.tables.values():
             markets = table["market"]
@@ -312,6 +313,7 @@ class Engine:
         # The writer knows the round before any actor does, so that an actor may wait for it to be flushed.
         self._writer.hold(round_)
         for slot, piece in pieces:
+            piece.anew = slot in anew
             self._open(slot).tell(piece)
             if slot >= len(self._lived):
                 self._lived = np.concatenate([self._lived, np.zeros(slot + 1024, np.bool_)])

@@ -20,7 +20,7 @@ from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Refused, Reje
 from actors.gate import NOWHERE, Gate, reason
 from actors.identities import Outcome, resolve, same
 from storage import hashing
-from storage.commits import Answer, Commit, Dead, encode, places
+from storage.commits import TOUCH, Answer, Commit, Dead, encode, places
 from storage.errors import BadRequest, CandledError, Conflict, KeyReused, Unavailable
 from storage.events import Array, Events, concat
 from storage.histogram import Histogram, Times
@@ -448,6 +448,17 @@ class Intake:
                 log.warning("dead letters: %s", error)
         for request, body in zip(group, answers, strict=True):
             request.reply.send_nowait(body)
+
+    async def touch(self, instants: Sequence[tuple[int, int]]) -> int:
+        """Commit that the bars around these (slot, µs) are to be folded again, though nothing was said; its seq."""
+        async with self._one:
+            seq = self._engine.committed() + 1
+            commit = Commit(seq, Events(0, {}), [Dead(TOUCH, *instant) for instant in instants])
+            await self._run(lambda: self._append(seq, encode(commit)))
+            self._commits += 1
+            self._know(commit)
+            self._engine.apply([commit])
+        return seq
 
     async def _resolved(self, seq: int, words: Events) -> tuple[Commit | None, Array, Array]:
         """What the words come to: a batch to commit, if it changes anything, the outcome of each word, and when that is

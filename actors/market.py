@@ -43,6 +43,7 @@ class Slice:
     newest: int  # the newest event's second
     touched: list[int] = field(default_factory=list)  # seconds of events that were taken back
     words: Sequence[Word] = ()  # what no candle has a measure for
+    anew: bool = False  # what is there was wrong: nobody knows which bars of it charts have
 
 
 class Ask(Struct):
@@ -234,7 +235,10 @@ class MarketActor(Watched):
                 changed[stored] |= times
             self._outside = dict.fromkeys(RUNGS, self.seq)
         await self._surely(self._settle)
-        if self._feeds:
+        if any(piece.anew for piece in pieces):
+            for feed in self._feeds.values():
+                feed.topic.reset(self._epoch, self.seq)
+        elif self._feeds:
             await self._publish(self.seq, changed, seconds, had)
 
     async def _surely(self, work: Callable[[Unpack[Given]], Awaitable[Found]], *given: *Given) -> Found:

@@ -3,13 +3,14 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from actors import candle, fold
 from actors.candle import LAYOUTS, Row
-from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, view
+from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, unlike, view
 from actors.said import INDEX, NAMES, said
 from actors.ticker import MINUTE, SECONDS, Ticker
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
@@ -42,6 +43,16 @@ class Window(Struct, frozen=True):
     rev: int  # the newest change among these bars
     open_bar: bool  # the last bar may still change in the normal course of things
     previous: int | None  # where `time` is empty: the newest bar before what was asked
+
+
+class Astray(NamedTuple):
+    """One measure of a bar in memory that is not what it should be, or a whole bar (`bar`)."""
+
+    rung: int
+    t: int
+    measure: str
+    memory: str | None
+    stored: str | None
 
 
 class Reading:
@@ -149,6 +160,18 @@ class Reading:
         ticker.fill(minutes, seconds, older)
         for word in said(telling).get(self.record.slot, ()):
             ticker.say(*word)
+
+    async def astray(self) -> tuple[int, list[Astray]]:
+        """How many bars are in memory, and what in them is not what the store and all that came later come to."""
+        count = 0
+        found: list[Astray] = []
+        for stored, ring in self._rings.items():
+            rows, applied = await self._store.between(self.kind, stored, self.record.slot, max(ring.floor, -FAR), FAR)
+            late = self._late(stored, applied)
+            both = view(fold.merged(together([rows, late.take(late["t"] >= ring.floor)])))
+            count += len(ring)
+            found += [Astray(stored, *one) for one in unlike(ring.view(ring.floor, FAR), both)]
+        return count, found
 
     async def _ring(self, stored: int) -> Ring:
         """The ring of a stored resolution, filled from the store if it was not in memory."""

@@ -143,6 +143,24 @@ def joined(views: Sequence[View]) -> View:
     return View(views[0].kind, n, columns, lambda: np.concatenate([some.volumes for some in views]))
 
 
+def unlike(one: View, other: View) -> list[tuple[int, str, str | None, str | None]]:
+    """(t, measure, what it is in `one`, in `other`) wherever bars differ; `bar` where only one of the two has it."""
+    both, mine, theirs = np.intersect1d(one["t"], other["t"], assume_unique=True, return_indices=True)
+    found: list[tuple[int, str, str | None, str | None]] = []
+    for some, only in ((one, 0), (other, 1)):
+        # What is left of a bar that is gone need not be in memory.
+        alone = ~np.isin(some["t"], both) & (~np.isnan(some["open"]) | (some["trades_count"] > 0))
+        for row in np.flatnonzero(alone).tolist():
+            text = ", ".join(str(some[name][row]) for name in ("open", "high", "low", "close", "trades_count"))
+            found.append((int(some["t"][row]), "bar", None if only else text, text if only else None))
+    for name in one.columns:
+        left, right = one[name][mine], other[name][theirs]
+        odd = (left != right) & ~(np.isnan(left) & np.isnan(right)) if left.dtype == np.float64 else left != right
+        for row in np.flatnonzero(odd.any(axis=1) if odd.ndim == 2 else odd).tolist():
+            found.append((int(both[row]), name, str(left[row]), str(right[row])))
+    return found
+
+
 class Ring:
     """Bars with t ≥ `floor`, at most about `SIZES[rung]` of them."""
 

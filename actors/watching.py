@@ -12,6 +12,7 @@ from actors.reading import FAR, GRACE, Reading
 from actors.ring import ALWAYS, View
 from actors.topics import Subscription, Topic
 from storage.calendar import Resolution, rung
+from storage.candles import Ended
 from storage.events import Array
 from storage.records import Market
 from storage.retention import Floors
@@ -114,7 +115,7 @@ class Watched(Reading):
         if since < self._floors.of(self.kind, feed.rung).seq:
             return None
         ring = await self._ring(feed.rung)
-        ended: list[tuple[int, bool]] = []  # bars that were taken back since, and whether they were there then
+        ended: list[Ended] = []  # bars that were taken back since, and whether they were there then
         if since >= max(self._outside[feed.rung], ring.lost):
             times = ring.changed(since)
         else:
@@ -123,7 +124,7 @@ class Watched(Reading):
             late = [self._start(feed.rung, row[0]) for seq, row in self._unflushed if seq > max(since, applied)]
             times = sorted({*times, *late, *ring.changed(since)})
             ended, _ = await self._store.ended(feed.rung, slot, since, REPLAY + 1)
-        if len(times) > REPLAY:
+        if len(times) > REPLAY or any(was_there is None for _, was_there in ended):
             return None
         known = ring.newest_born_by(since)
         if known is None and ring.floor != ALWAYS:

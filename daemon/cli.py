@@ -300,6 +300,34 @@ def _restore(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _verify(arguments: argparse.Namespace) -> int:
+    import trio
+
+    from daemon import logs, verify
+    from daemon.progress import Progress
+
+    config = _settings(arguments).config
+    asked = verify.Asked(start=arguments.start, end=arguments.end, market=arguments.market, repair=arguments.repair)
+    logs.configure(config.log_format, "warning")
+    with Progress() as progress:
+        end = trio.run(lambda: verify.run(config, asked, progress, json=arguments.json))
+    rate = end.events / end.seconds if end.seconds else 0
+    _tell(
+        f"{end.days:,} days, {end.events:,} events, {end.bars:,} bars, {end.files:,} files in {end.seconds:.1f} s "
+        f"({rate:,.0f} events/s): {_found(end)}"
+    )
+    return DONE if end.clean else FAILED
+
+
+def _found(end: Any) -> str:
+    if not end.differences and not end.problems:
+        return "all as the events have it"
+    parts = [f"{end.differences:,} differences"] if end.differences else []
+    parts += [f"{end.repaired:,} repaired"] if end.repaired else []
+    parts += [f"{end.problems:,} problems"] if end.problems else []
+    return ", ".join(parts)
+
+
 def _tell(*lines: str) -> None:
     for line in lines:
         print(line, file=sys.stderr)
@@ -432,6 +460,21 @@ def _parser() -> Parser:
         "--force", action="store_true", help="move what is in the data directory aside, to a name that is printed"
     )
     _json(restoring)
+
+    verifying = _command(
+        commands,
+        "verify",
+        _verify,
+        "fold all events again and compare the stored bars with that, and every file with its hash",
+        "candled verify --from 2024-05-01 --to 2024-06-01",
+    )
+    verifying.add_argument(
+        "--from", dest="start", default="", metavar="TIME", help="ISO 8601 with a zone, a date (UTC) or Unix seconds"
+    )
+    verifying.add_argument("--to", dest="end", default="", metavar="TIME", help="the same; days are compared whole")
+    verifying.add_argument("--market", metavar="M", help="this market alone")
+    verifying.add_argument("--repair", action="store_true", help="make bars that differ again from the events")
+    verifying.add_argument("--json", action="store_true", help="print a JSON object a line, with every difference")
 
     check = _command(
         commands,

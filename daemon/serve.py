@@ -107,6 +107,7 @@ def stack_settings(config: Config) -> StackSettings:
         seal_events=config.seal_events,
         archive_days=config.archive_days,
         archive_quiet=config.archive_quiet_seconds,
+        audit_seconds=config.audit_seconds,
         retention=config.retention,
         feed_silence=config.feed_silence_seconds,
     )
@@ -146,7 +147,6 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
-        market_seconds=config.market_data_cache_ttl,
     )
 
 
@@ -175,6 +175,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         janitor=stack.janitor,
         catch_up=stack.catch_up,
         backups=stack.backups,
+        audit=stack.audit,
         settings=settings,
         not_ready=not_ready,
     )

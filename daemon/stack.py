@@ -11,6 +11,7 @@ import trio
 from msgspec import Struct
 
 from actors.archivist import Archivist
+from actors.audit import Audit
 from actors.background import Background
 from actors.backups import Backups
 from actors.catch_up import CatchUp
@@ -28,7 +29,7 @@ from actors.sealing import Sealing
 from actors.writer import Writer
 from daemon import __version__
 from daemon.recovery import Recovered, Recovery
-from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects, retention
+from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects, retention, verify
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
@@ -38,6 +39,7 @@ from storage.identities import Identities
 from storage.journal import Journal
 from storage.measures import KINDS
 from storage.records import Kind
+from storage.refold import Markets
 from storage.retention import Keep
 from storage.state import State
 from storage.store import Store
@@ -57,6 +59,7 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     seal_events: int = 1_000_000
     archive_days: int = 7
     archive_quiet: float = 3600.0
+    audit_seconds: float = 0.0
     retention: tuple[Keep, ...] = ()
     feed_silence: float = 60.0
 
@@ -84,6 +87,7 @@ class Stack:
     archivist: Archivist
     retention: Retention
     backups: Backups
+    audit: Audit
     janitor: Janitor
     recovery: Recovery
 
@@ -233,7 +237,16 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             known_through=lambda: identities.through,
             now=now,
         )
-        janitor = Janitor([sealing, archivist, dropping, backups], now=now)
+        audit = Audit(
+            verify.Source(database.snapshot, journal, Markets(state), data),
+            store,
+            engine,
+            intake,
+            writer.flushed,
+            now=now,
+            seconds=settings.audit_seconds,
+        )
+        janitor = Janitor([sealing, archivist, dropping, backups, audit], now=now)
         stack = Stack(
             door,
             state,
@@ -254,6 +267,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             archivist,
             dropping,
             backups,
+            audit,
             janitor,
             recovery,
         )

@@ -262,14 +262,20 @@ def waiting(db: Connection, before: int) -> list[Waiting]:
     return sorted(found.values(), key=lambda one: (one.partition.low, one.partition))
 
 
-def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Moved:
+Steps = Callable[[Connection, Connection, Partition, Sequence[Part]], Iterator[tuple[int, pa.Table]]]
+
+
+def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float, steps: Steps | None = None) -> Moved:
     """Write new files of a partition with everything that is known of it; nothing refers to them yet.
+
+    `steps` gives the bars of some markets at a time, and how many rows of DuckDB's they stand for; unless it is given,
+    they are summed from what is stored.
 
     Raises BrokenPartition where its present files cannot be read, OSError where there is no room, Unavailable where
     there is no memory.
     """
     writers: list[parquet.Writer] = []
-    with snapshot() as db, _summing(partitions.folder(db)) as adder:
+    with snapshot() as db, summing(partitions.folder(db)) as adder:
         root = partitions.folder(db)
         ((epoch, seq),) = db.execute("SELECT epoch, applied_seq FROM meta").fetchall()
         old = partitions.of(db, where)
@@ -279,9 +285,10 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float) -> Mov
         rows = 0
         sums: list[_Sums] = []
         try:
-            for low, high in _steps(db, root, where, old):
-                count, table = _summed(db, adder, root, where, old, low, high)
+            for count, table in (steps or _present)(db, adder, where, old):
                 rows += count
+                if not table.num_rows:
+                    continue
                 if not writers or writers[-1].rows >= PART_ROWS:
                     path = folder / f"{generation}-{len(writers)}.parquet"
                     writers.append(parquet.Writer(path, table.schema))
@@ -398,7 +405,7 @@ def _fresh(kind: str, rung: int) -> str:
     return "SELECT * FROM (" + " UNION ALL ".join(f"SELECT * FROM {table}" for table in tables) + ")"
 
 
-def _summing(root: Path) -> Connection:
+def summing(root: Path) -> Connection:
     """A database of its own to sum in: it works on the thread that asks, and so at that thread's priority."""
     root.mkdir(exist_ok=True)
     return duckdb.connect(
@@ -410,6 +417,15 @@ def _summing(root: Path) -> Connection:
             "autoload_known_extensions": False,
         }
     )
+
+
+def _present(
+    db: Connection, adder: Connection, where: Partition, old: Sequence[Part]
+) -> Iterator[tuple[int, pa.Table]]:
+    """What is stored, summed market by market."""
+    root = partitions.folder(db)
+    for low, high in _steps(db, root, where, old):
+        yield _summed(db, adder, root, where, old, low, high)
 
 
 def _steps(db: Connection, root: Path, where: Partition, old: Sequence[Part]) -> Iterator[tuple[int, int]]:

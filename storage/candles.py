@@ -16,6 +16,9 @@ from storage.sealed import Within
 
 MICROS = 1_000_000
 ONE_DAY = 86400
+# A bucket whose bar ended, and whether it was there at some time; None: what was stored of it was wrong, so who has it
+# cannot be told.
+Ended = tuple[int, bool | None]
 LATEST = 253_402_300_800  # the year 10000; what is asked for before a later time is all there is
 
 
@@ -148,10 +151,11 @@ def last_change(db: Connection, kind: str, market: int) -> int:
     return max(int(found or 0), archive.last_change(db, kind, market))
 
 
-def ended(db: Connection, rung: int, market: int, since: int, limit: int) -> list[tuple[int, bool]]:
-    """The buckets of one market whose bar ended after this seq, and whether it was there then; at most `limit`."""
+def ended(db: Connection, rung: int, market: int, since: int, limit: int) -> list[Ended]:
+    """The buckets of one market whose bar ended after this seq, at most `limit`."""
     return db.execute(
-        "SELECT t, bool_or(born <= ?) FROM ended WHERE rung = ? AND market = ? AND died > ? "
+        "SELECT t, CASE WHEN min(born) >= 0 THEN bool_or(born <= ?) END "
+        "FROM ended WHERE rung = ? AND market = ? AND died > ? "
         "GROUP BY t ORDER BY t DESC LIMIT ?",
         [since, rung, market, since, limit],
     ).fetchall()

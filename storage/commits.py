@@ -12,6 +12,7 @@ from storage.events import Array, Events, from_record_batch, to_record_batch
 
 ROW_BITS = 24  # a place is seq << ROW_BITS | row
 MOST_ROWS = 1 << ROW_BITS
+TOUCH = -1  # the place of nothing: see `Dead`
 
 
 class Answer(Struct, frozen=True, array_like=True):
@@ -24,7 +25,10 @@ class Answer(Struct, frozen=True, array_like=True):
 
 
 class Dead(Struct, frozen=True, array_like=True):
-    """An earlier event that no longer counts: it was taken back, or a newer word replaced it."""
+    """An earlier event that no longer counts: it was taken back, or a newer word replaced it.
+
+    With the place TOUCH it is none, and what is at that instant is only folded again: a repair (`storage.renewal`).
+    """
 
     pos: int
     market: int

@@ -10,6 +10,7 @@ from storage import archive, candles, ledger, retention
 from storage.commits import Answer, Dead
 from storage.events import Array, Events
 from storage.partials import Partials
+from storage.renewal import renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ def apply(db: Connection, flush: Flush) -> None:
             if not len(touched.t):
                 continue
             whole, lives = candles.refolded(db, refold.kind, refold.rung, touched, taken, flush.seq)
+            whole, anew = renewed(whole, touched, flush.dead)
             tables.append((refold.rung, whole))
             candles.end(db, refold.rung, lives)
+            candles.end(db, refold.rung, anew)
     for rung, table in tables:
         candles.put(db, rung, archive.beyond(db, rung, table))
     for seq, identities in flush.forgotten:

@@ -52,6 +52,14 @@ def drop(db: Connection, dead: Sequence[tuple[int, Dead]]) -> None:
     manifest.take_back(db, dead)
 
 
+def put_right(db: Connection, wanted: Events, unwanted: Array) -> None:
+    """Take out what is at these places, which nobody has taken back, and add events: a repair."""
+    gone = pa.table({"pos": pa.array(unwanted)})  # noqa: F841 - DuckDB reads the table by its name here
+    for shape in schema.SHAPES:
+        db.execute(f"DELETE FROM {shape} WHERE pos IN (SELECT pos FROM gone)")
+    put(db, [wanted])
+
+
 def at(db: Connection, places: Array) -> Events:
     """The events at these places, in order of place; places that hold none are left out.
 

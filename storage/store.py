@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from storage import archive, candles, flush, ledger, manifest, partitions, retention
 from storage.archive import Moved, Snapshot, Waiting
+from storage.candles import Ended
 from storage.commits import Dead
 from storage.database import Database
 from storage.events import Array, Events
@@ -32,7 +33,7 @@ class History(Protocol):
     async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]: ...
     async def at(self, kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]: ...
     async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]: ...
-    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[tuple[int, bool]], int]: ...
+    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[Ended], int]: ...
     async def last_change(self, kind: str, market: int) -> tuple[int, int]: ...
     async def telling(self, market: int, since: int, price_type: int, names: Sequence[str]) -> Events: ...
 
@@ -71,8 +72,8 @@ class Store:
         """The buckets of one market that changed after this seq, at most `limit`, the newest first."""
         return await self._read(candles.changed, kind, rung, market, since, limit)
 
-    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[tuple[int, bool]], int]:
-        """The buckets of one market whose bar ended after this seq, and whether it was there then; at most `limit`."""
+    async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[Ended], int]:
+        """The buckets of one market whose bar ended after this seq, at most `limit`."""
         return await self._read(candles.ended, rung, market, since, limit)
 
     async def last_change(self, kind: str, market: int) -> tuple[int, int]:
@@ -181,6 +182,14 @@ class Store:
     async def forget_identities(self, seq: int) -> None:
         """What these batches let go of is in the files of identities."""
         await self._db.write(retention.forget_identities, seq)
+
+    async def damaged(self, file: Sealed, why: str) -> None:
+        """Read a sealed file no more, or again where `why` is empty."""
+        await self._db.write(manifest.damage, file, why)
+
+    async def put_right(self, wanted: Events, unwanted: Array) -> None:
+        """Have these events in the tables, and none at those places."""
+        await self._db.write(ledger.put_right, wanted, unwanted)
 
     async def damage(self) -> list[str]:
         """What is wrong with sealed files."""

@@ -14,6 +14,7 @@ from quart import request as quart_request
 from quart_trio.wrappers import TrioRequest
 
 from actors.archivist import Archivist
+from actors.audit import Audit
 from actors.backups import Backups
 from actors.catch_up import CatchUp
 from actors.coverage import Coverage
@@ -24,7 +25,6 @@ from actors.janitor import Janitor
 from actors.marks import Marker
 from actors.registry import Keys, Registry
 from actors.sealing import Sealing
-from actors.traded import Day
 from actors.writer import Writer
 from storage.database import Database
 from storage.journal import Journal
@@ -64,7 +64,6 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()
-    market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks
     static: Path = Path(__file__).parent / "static"  # the built page
 
@@ -93,6 +92,7 @@ class Services:
     janitor: Janitor
     catch_up: CatchUp
     backups: Backups
+    audit: Audit
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
 
@@ -107,17 +107,11 @@ class Request(TrioRequest):
 
 
 EXTENSION = "candled"
-DAY = "candled.day"
 
 
 def services() -> Services:
     """The services of the app that answers this request."""
     return cast(Services, current_app.extensions[EXTENSION])
-
-
-def day() -> Day:
-    """Who knows what was traded lately."""
-    return cast(Day, current_app.extensions[DAY])
 
 
 def engine() -> Engine:

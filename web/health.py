@@ -52,6 +52,15 @@ class Backup(Struct, frozen=True):
     seconds: float
 
 
+class Audited(Struct, frozen=True):
+    """The newest whole comparison of what is stored with the events."""
+
+    last: str | None  # when it was over; none was since the start: null
+    days: int
+    bars: int
+    differences: int
+
+
 class Streams(Struct, frozen=True):
     connections: int
     subscriptions: int
@@ -97,6 +106,7 @@ class Health(Struct, frozen=True, kw_only=True):
     last_archive: str | None  # when the newest file of bars was made
     last_backup: Backup | None  # since the start
     sealed: Sealed
+    audit: Audited
     streams: Streams
     feeds: Feeds
     local: Local | None  # only for those who ask on this machine
@@ -151,6 +161,8 @@ async def examined(services: Services) -> Health:
     if why := services.database.statistics().failing:
         reasons.append(f"history store: {why}")
     reasons += await services.store.damage()
+    audit = services.audit.statistics()
+    reasons += [f"audit: {why}; `candled verify --repair` makes them right" for why in audit.wrong]
     for name, job in services.janitor.statistics().items():
         if job.failing:
             reasons.append(f"{name}: {job.failing}")
@@ -188,6 +200,7 @@ async def examined(services: Services) -> Health:
         last_archive=_instant(archive.last),
         last_backup=_backup(backups) if backups.last else None,
         sealed=Sealed(sealed.through, sealed.files, sealed.events, sealed.bytes, _instant(sealed.last)),
+        audit=Audited(_instant(audit.last), audit.days, audit.bars, audit.differences),
         streams=Streams(hub.connections, hub.subscriptions),
         feeds=_feeds(feeds),
         local=_local(services.settings) if at_home(request()) else None,

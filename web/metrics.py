@@ -82,6 +82,7 @@ class Everything(Collector):
         yield from self._sealing()
         yield from self._archive()
         yield from self._backups()
+        yield from self._audit()
         yield from self._registry()
         yield from self._hub()
         yield from self._feeds()
@@ -199,6 +200,13 @@ class Everything(Collector):
         yield gauge("last_backup_seconds", "How long it took.", told.seconds)
         yield gauge("last_backup_bytes", "Size of all its files.", told.bytes)
         yield gauge("last_backup_copied_bytes", "Size of those that were not there already.", told.copied_bytes)
+
+    def _audit(self) -> Iterator[Metric]:
+        audit = self._services.audit.statistics()
+        yield counter("audits", "Whole comparisons of what is stored with the events.", audit.rounds)
+        yield counter("audited_bars", "Bars compared, also by `candled verify`.", audit.compared)
+        yield gauge("audit_wrong", "Days with bars that are known to be wrong.", len(audit.wrong))
+        yield gauge("last_audit_timestamp_seconds", "When the newest comparison was over.", audit.last)
 
     def _registry(self) -> Iterator[Metric]:
         registry = self._services.registry.statistics()

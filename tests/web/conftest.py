@@ -108,6 +108,7 @@ async def serving(
                 store=stack.store,
                 hub=stack.hub,
                 backups=stack.backups,
+                audit=stack.audit,
                 archivist=stack.archivist,
                 sealing=stack.sealing,
                 janitor=stack.janitor,
