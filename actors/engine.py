@@ -13,7 +13,7 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors import candle
 from actors.catch_up import CatchUp
 from actors.market import MarketActor, Slice, Tick
-from actors.reading import Astray, Window
+from actors.reading import MOST, Astray, Window
 from actors.rounds import Round, made
 from actors.ticker import HOUR, Price, Ticker
 from actors.topics import Subscription, Topic
@@ -117,6 +117,10 @@ class Engine:
         """The newest committed seq."""
         return self._committed
 
+    def now(self) -> float:
+        """The clock that bars close by, Unix seconds."""
+        return self._now()
+
     def apply(self, commits: Sequence[Commit]) -> None:
         """Take batches that are in the journal, in order."""
         self._pending += commits
@@ -145,12 +149,18 @@ class Engine:
         return slot < len(self._lived) and bool(self._lived[slot])
 
     async def window(
-        self, market: Market, resolution: Resolution, start: int, end: int, count: int | None = None
+        self,
+        market: Market,
+        resolution: Resolution,
+        start: int,
+        end: int,
+        count: int | None = None,
+        most: int = MOST,
     ) -> Window:
         """Bars of a market; sees everything that was committed before the call. See `MarketActor.window`."""
         await self.caught_up()
         actor = self._actor(market)
-        return await actor.ask(lambda: actor.window(resolution, start, end, count))
+        return await actor.ask(lambda: actor.window(resolution, start, end, count, most))
 
     async def price(self, market: Market) -> Price:
         """What the last day of a market comes to now; sees everything that was committed before the call."""

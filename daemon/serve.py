@@ -147,6 +147,7 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
+        market_seconds=config.market_data_cache_ttl,
     )
 
 

@@ -25,6 +25,7 @@ from actors.janitor import Janitor
 from actors.marks import Marker
 from actors.registry import Keys, Registry
 from actors.sealing import Sealing
+from actors.traded import Day
 from actors.writer import Writer
 from storage.database import Database
 from storage.journal import Journal
@@ -64,6 +65,7 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()
+    market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks
     static: Path = Path(__file__).parent / "static"  # the built page
 
@@ -107,11 +109,17 @@ class Request(TrioRequest):
 
 
 EXTENSION = "candled"
+DAY = "candled.day"
 
 
 def services() -> Services:
     """The services of the app that answers this request."""
     return cast(Services, current_app.extensions[EXTENSION])
+
+
+def day() -> Day:
+    """Who knows what was traded lately."""
+    return cast(Day, current_app.extensions[DAY])
 
 
 def engine() -> Engine:
