@@ -293,7 +293,7 @@ async def test_every_measure_can_be_asked_for(web: Web) -> None:
     }
     assert second["unique_traders"] == 1
     some = await asked(web, symbol="OIL", timeframe="1h", from_=QUIET, to=NOW, fields="vwap,close,unique_traders")
-    assert (some["data"][0]["vwap"], some["data"][0]["unique_traders"]) == (18, 2)
+    assert (some["data"][0]["vwap"], some["data"][0]["unique_traders"]) == (20, 2)
     assert "total_fees" not in some["data"][0]
     assert (await asked(web, symbol="OIL", fields="all", from_=0, to=1))["data"] == []
     flat = await asked(web, symbol="OIL", timeframe="5m", from_=QUIET, to=NOW, fields="vwap", fill="flat")
