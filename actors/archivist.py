@@ -142,8 +142,11 @@ class Archivist:
 
     async def _examine(self) -> None:
         """See whether files are missing, and whether those that were are there again."""
-        parts = await self._shelf.parts()
-        wrong = await self._background.run(_damage, self._shelf.archive, parts)
+        while True:
+            parts = await self._shelf.parts()
+            wrong = await self._background.run(_damage, self._shelf.archive, parts)
+            if not wrong or await self._shelf.parts() == parts:
+                break  # else others may have taken their place meanwhile
         for where, why in wrong.items():
             self._shelf.note(where, why)
         for where in set(self._shelf.broken()) - set(wrong):

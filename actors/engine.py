@@ -389,10 +389,10 @@ class Engine:
             for actor in self._actors.values():
                 if actor.due:
                     actor.tell(Tick())
-            if self._now() - looked >= min(self._idle, 10.0):
+            if not 0 <= self._now() - looked < min(self._idle, 10.0):  # or the clock was set back
                 looked = self._now()
                 self._retire(looked)
-            if self._now() - swept >= HOUR:
+            if not 0 <= self._now() - swept < HOUR:
                 swept = self._now()
                 self._sweep(swept)
 
@@ -406,7 +406,7 @@ class Engine:
 
     def _retire(self, now: float) -> None:
         for slot, actor in list(self._actors.items()):
-            idle = now - actor.idle_since >= self._idle
+            idle = not 0 <= now - actor.idle_since < self._idle  # or the clock was set back
             if idle and not actor.watched and not actor.busy and actor.seq <= self._writer.applied:
                 del self._actors[slot], self._slots[actor.record.market_symbol]
                 actor.close()

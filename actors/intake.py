@@ -167,6 +167,7 @@ class Intake:
         most: int = 2_000_000,
         limit: int = 64 << 20,
         now: Callable[[], float] = time.time,
+        lasting: Callable[[], float] = time.time,
     ) -> None:
         """`append`, `answered` and `reject` block and are run through `run`; `most` events may wait for the store."""
         self._names, self._index, self._engine, self._backlog, self._run = names, index, engine, backlog, run
@@ -175,6 +176,7 @@ class Intake:
         self._gate = gate
         self._one = trio.Lock()  # what follows from the order of commits happens between two of them
         self._create, self._most, self._limit, self._now = create, most, limit, now
+        self._lasting = lasting  # a clock that nobody sets: answers are kept for a while by it
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
         self._recent: deque[Commit] = deque()  # what the store may not have yet
         self._unflushed = 0  # events in them
@@ -424,7 +426,7 @@ class Intake:
         letters = self._refused(group, outcome, closed)
         answers = self._answers_to(group, outcome, seq if commit else seq - 1)
         kept = [
-            Answer(request.key, int(self._now()), body, request.asked)
+            Answer(request.key, int(self._lasting()), body, request.asked)
             for request, body in zip(group, answers, strict=True)
             if request.key is not None
         ]

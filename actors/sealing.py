@@ -116,7 +116,7 @@ class Sealing:
             return False
         last = max(self._began if not self._files else 0.0, self._files[-1].made if self._files else 0.0)
         return (
-            self._now() - last >= self._seconds or self._waiting + self._taken() - self._sealed_events >= self._events
+            not 0 <= self._now() - last < self._seconds or self._waiting + self._taken() - self._sealed_events >= self._events
         )
 
     async def run(self) -> None:

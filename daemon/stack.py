@@ -28,6 +28,7 @@ from actors.rounds import Round, flushed
 from actors.sealing import Sealing
 from actors.writer import Writer
 from daemon import __version__
+from daemon.clock import steady
 from daemon.recovery import Recovered, Recovery
 from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects, retention, verify
 from storage.calendar import MICROS, ONE_DAY
@@ -118,6 +119,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
     Leaving the block drains: what was accepted is committed, folded and flushed, and the files close clean.
     """
     door = Door(settings.threads)
+    lasting = steady() if now is time.time else now  # a test's clock goes as it is told
     with ExitStack() as files:
         data = settings.data
         data.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             return await door.run(flushed, rounds, registry.kinds, registry.sources, _days(registry), _spans(registry))
 
         async def put(some: Sequence[Answer]) -> None:
-            await door.run(answers.put, told, some, now())
+            await door.run(answers.put, told, some, lasting())
 
         async def commit(work: Flush) -> None:
             if work.answers:
@@ -204,6 +206,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             most=2 * settings.flush_events,
             limit=settings.max_body,
             now=now,
+            lasting=lasting,
         )
         sealing = Sealing(
             raw,
@@ -213,12 +216,12 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             Background(),
             taken=lambda: writer.statistics().events,
             flushed=writer.flushed,
-            now=now,
+            now=lasting,
             seconds=settings.seal_seconds,
             events=settings.seal_events,
             lingers=2 * settings.query_seconds,
         )
-        archivist = Archivist(store, Background(), now=now, days=settings.archive_days, quiet=settings.archive_quiet)
+        archivist = Archivist(store, Background(), now=lasting, days=settings.archive_days, quiet=settings.archive_quiet)
         source = backup.Source(data, journal, state, told, {}, __version__)
         backups = Backups(source, lambda: database.read(backup.named), Background(), now)
         dropping = Retention(
@@ -235,7 +238,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             committed=engine.committed,
             flushed=writer.flushed,
             known_through=lambda: identities.through,
-            now=now,
+            now=lasting,
         )
         audit = Audit(
             verify.Source(database.snapshot, journal, Markets(state), data),

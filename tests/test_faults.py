@@ -1,6 +1,7 @@
 """A full disk, a disk that fails, a clock that jumps: the real process, and counters that say that it happened."""
 
 import errno
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from http.client import HTTPException
@@ -60,6 +61,11 @@ async def until(done: Callable[[], bool]) -> None:
     with trio.fail_after(60):
         while not await trio.to_thread.run_sync(done):  # noqa: ASYNC110  # another process has no event of ours
             await trio.sleep(0.05)
+
+
+async def sealed(daemon: Daemon, count: int) -> None:
+    """Wait until so many events were sealed since the start, or more."""
+    await until(lambda: counters(daemon)["newly_sealed_events_total"] >= count)
 
 
 async def healthy(http: Http) -> None:
@@ -130,7 +136,7 @@ async def test_a_full_disk_refuses_events_serves_on_and_goes_on_by_itself(tmp_pa
                     assert answer.status == 200
                     events += last
                     await catch_up(client, [chart], seq_of(answer.body["cursor"]))
-                    await until(lambda: counters(daemon)["newly_sealed_events_total"] == len(events))
+                    await sealed(daemon, len(events))
                     await until(lambda: counters(daemon)["archived_rows_total"] > 0)
                     await healthy(http)
                     await is_all_there(http, events)
@@ -255,3 +261,55 @@ async def test_a_disk_that_fails_ends_the_process_with_its_reason_and_the_next_s
         with talking(daemon, key) as http:
             assert (await http.post(lost)).status == 200
             await is_all_there(http, [*events, *lost])
+
+
+HOUR, YEAR = 3600.0, 365 * 86_400.0
+
+
+async def test_a_clock_that_jumps_decides_what_is_ahead_of_it_and_nothing_else(tmp_path: Path) -> None:
+    faults = Faults(tmp_path)
+    variables = {**ALL, **faults.variables}
+    chart = Chart("GOLD", "1")
+    async with running("serve", home=tmp_path, variables=variables) as daemon:
+        key, gone = await a_key(tmp_path, "admin"), await a_key(tmp_path, "admin")
+        await markets(daemon, key)
+        await printed(tmp_path, "token", "revoke", "2")
+        async with connected(daemon.port) as client:
+            with talking(daemon, key) as http, talking(daemon, gone) as revoked:
+                await subscribed(client, chart)
+                once = Event("GOLD", int(time.time() * 1e6), 99, None)
+                first = await http.post([once], Idempotency_Key="once")
+                assert first.status == 200
+                events = [once]
+                for ahead in (0.0, HOUR, 3 * YEAR, -HOUR, -5 * YEAR, 2 * YEAR, 0.0):
+                    faults.move_clock(ahead)
+                    now = time.time() + ahead
+                    said = [Event("GOLD", int((now - n * 30) * 1e6), 100 + n, len(events) + n) for n in range(8)]
+                    early = Event("GOLD", int((now + 400) * 1e6), 1, 10_000)
+                    answer = await http.post([*said, early])
+                    assert (answer.status, answer.body["accepted"], answer.body["rejected_count"]) == (200, 8, 1)
+                    assert "ahead" in answer.body["rejected"][0]["error"], answer
+                    events += said
+                    await catch_up(client, [chart], seq_of(answer.body["cursor"]))
+                    # Flushed, sealed and archived as ever, and what was answered once is answered so again.
+                    await sealed(daemon, len(events))
+                    assert (await http.post([once], Idempotency_Key="once")).body == first.body
+                    assert (await revoked.post([once])).status in (401, 403)
+                    for resolution in SPANS:
+                        bars, _ = await http.history("GOLD", resolution)
+                        assert bars == folded(events, SPANS[resolution]), (ahead, resolution)
+                    assert shown(chart) == folded(events, 60)
+                health = await http.ask("GET", HEALTH)
+                assert (health.status, health.body["reasons"]) == (200, [])
+                assert 0 <= health.body["uptime_seconds"] < 600
+                assert counters(daemon)["ingest_rejected_totaltimestamp"] == 7
+        daemon.process.kill()
+        await daemon.process.wait()
+    faults.move_clock(-YEAR)
+    async with running("serve", home=tmp_path, variables=variables) as daemon:
+        with talking(daemon, key) as http:
+            for resolution in SPANS:
+                assert (await http.history("GOLD", resolution))[0] == folded(events, SPANS[resolution])
+            late = Event("GOLD", int((time.time() - 2 * YEAR) * 1e6), 5, 20_000)
+            assert (await http.post([late])).body["accepted"] == 1
+            await sealed(daemon, 1)

@@ -13,7 +13,7 @@ from storage import archive
 from storage.archive import Moved, Pause, Snapshot
 from storage.calendar import parse
 from storage.errors import BrokenStore
-from storage.partitions import BrokenPartition, Partition
+from storage.partitions import BrokenPartition, Part, Partition
 from tests.stacks import NOON, flush, removed, running, say, trade
 
 DAY, HOUR = 86400, 3600
@@ -161,6 +161,33 @@ async def test_a_market_whose_older_bars_cannot_be_read_has_its_newer_ones(tmp_p
         with pytest.raises(BrokenPartition):
             await minutes(stack, day - DAY, clock.at)
         assert (await minutes(stack, MIDNIGHT, day - DAY)).time == [NOON, NOON + DAY, NOON + 2 * DAY]
+
+
+async def test_files_that_are_replaced_while_it_looks_are_not_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0))
+        await moved(stack)
+        await say(stack, trade(1))
+        await flush(stack)
+        fell: list[int] = []
+        look = stack.store.parts
+
+        async def slow() -> list[Part]:
+            found = await look()
+            if not fell:
+                fell.append(len(found))
+                await moved(stack)
+            return found
+
+        job = archivist(stack, Clock(NOON))
+        with monkeypatch.context() as patch:
+            patch.setattr(stack.store, "parts", slow)
+            await job.run()
+        assert fell == [6]
+        assert job.statistics().broken == []
+        assert [path.name for path in files(tmp_path)] == ["2-0.parquet"]
 
 
 async def test_what_cannot_be_moved_holds_nothing_else_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

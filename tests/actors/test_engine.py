@@ -95,6 +95,17 @@ async def test_an_idle_market_retires_and_comes_back_as_it_was(tmp_path: Path) -
         assert stack.engine.statistics().opened == 3
 
 
+async def test_a_clock_that_is_set_back_keeps_no_idle_market(tmp_path: Path) -> None:
+    clock = Clock()
+    async with running(tmp_path, now=clock) as stack:
+        clock.ahead += 1e8
+        await say(stack, trade(0))
+        await flush(stack)
+        clock.ahead -= 1e8
+        await retired(stack, 1)
+        assert len(await read(stack, "GOLD", "1")) == 1
+
+
 async def test_a_stream_stands_where_its_market_changed_last_also_after_it_was_closed(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         await say(stack, trade(0))
