@@ -152,6 +152,7 @@ class Model:
         self.seq = 0
         self._nameless: list[tuple[int, Word]] = []
         self._live: dict[Who, tuple[int, Word]] = {}
+        self._bars: dict[tuple[str, str], list[Row]] = {}  # as they are now, so far as they were asked for
 
     def take(self, words: Sequence[Word]) -> Counter[str]:
         """Say these words in one request; how many of them were what."""
@@ -193,6 +194,7 @@ class Model:
                 self._live[word.who] = pos, word
         if kept or changed:
             self.seq = seq
+            self._bars.clear()
         return counts
 
     def _stands(self, who: Who) -> Word | None:
@@ -205,6 +207,11 @@ class Model:
 
     def bars(self, market: str, resolution: str) -> list[Row]:
         """The bars that everybody must see."""
+        if (market, resolution) not in self._bars:
+            self._bars[market, resolution] = self._folded(market, resolution)
+        return self._bars[market, resolution]
+
+    def _folded(self, market: str, resolution: str) -> list[Row]:
         place = PLACES[market]
         sources = place.sources or PRICE_SOURCES[place.kind]
         candles = oracle.fold(
@@ -267,11 +274,13 @@ prices = st.sampled_from(
     ]
 )
 sizes = st.sampled_from([None, "0", "0.1", "0.2", "1", "3.000000000000000001", "12345678901234567890.5"])
+CHAIN = {"0xab": 7, "0xcd": 8, "0xef": 9}  # transactions, one in each block
+on_chain = st.tuples(st.sampled_from(sorted(CHAIN)), st.integers(0, 1))
 identities: st.SearchStrategy[Identity] = st.one_of(
     st.none(),
     st.integers(1, 6),
     st.sampled_from(["a", "b", "é"]),
-    st.tuples(st.sampled_from(["0xab", "0xcd"]), st.integers(0, 1)),
+    on_chain,
 )
 said = st.builds(
     Word,
@@ -294,6 +303,20 @@ removals = st.builds(
 )
 
 
+@st.composite
+def reorgs(draw: st.DrawFn) -> tuple[Word, ...]:
+    """The newest blocks are orphaned: all that they may have said is taken back, and others come instead."""
+    market = draw(st.sampled_from(sorted(PLACES)))
+    orphaned = [each for each, block in CHAIN.items() if block >= draw(st.integers(7, 9))]
+    gone = [
+        Word(market=market, identity=(each, log_index), removed=True)
+        for each in reversed(orphaned)
+        for log_index in (1, 0)
+    ]
+    instead = draw(st.lists(st.builds(replace, said, identity=on_chain, block=st.integers(8, 11)), max_size=4))
+    return (*gone, *instead)
+
+
 class Request(Struct, frozen=True):
     """Words that come together."""
 
@@ -307,7 +330,7 @@ def requests(draw: st.DrawFn) -> list[Request]:
     earlier: list[Word] = []
     found = []
     for _ in range(draw(st.integers(1, 4))):
-        words: list[Word] = []
+        words: list[Word] = list(draw(reorgs())) if draw(st.integers(0, 7)) == 0 else []
         for _ in range(draw(st.integers(1, 7))):
             choice = draw(st.integers(0, 9)) if earlier else 9
             if choice == 0:

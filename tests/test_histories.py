@@ -1,24 +1,39 @@
-"""Whatever is said, in whatever order, cut however, and whatever happens to the process: the bars are the oracle's."""
+"""Whatever is said, in whatever order, cut however, and whatever happens to the process: the bars are the oracle's.
 
+`CANDLED_SOAK_MINUTES=30 pytest -s tests/test_histories.py` goes on for so long with ever new histories.
+"""
+
+import functools
+import os
 import shutil
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
+import hypothesis
 import msgspec
 import pytest
 import trio
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from actors import ring
+from actors import catch_up, ring
 from actors.archivist import Archivist
 from actors.background import Background
 from actors.intake import IngestAnswer
+from actors.sealing import Sealing
 from actors.writer import SPANS
-from daemon.stack import Stack
+from daemon import recovery
+from daemon.stack import Stack, StackSettings, opening
+from storage import archive, parquet, sealed
 from storage.calendar import parse
+from storage.database import Database
+from storage.identities import Identities
+from storage.journal import Journal
 from storage.measures import KINDS
 from storage.schema import RUNGS
 from tests.histories import PLACES, Model, Reader, Request, StrictChart, body, read, requests, rows
@@ -28,17 +43,23 @@ STORED = ("1S", "1", "5", "15", "60", "1D")
 MERGED = ("2S", "45S", "3", "45", "240", "1440", "7", "2D", "3D", "1W", "1M")
 EVERY = [*STORED, *MERGED]
 EXAMPLES = settings().max_examples
+MINUTES = float(os.environ.get("CANDLED_SOAK_MINUTES", "0"))
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # making a failing history shorter would take many minutes
+DAY = 86400
 
-Turn = Literal["go on", "flush", "compact", "archive", "seal", "restart", "crash", "lose the store"]
+# A number is the step of all that moves files and rows about at which the process is killed.
+Turn = Literal["go on", "flush", "compact", "archive", "seal", "merge", "restart", "crash", "lose the store"] | int
 History = list[tuple[list[Request], Turn]]
 Cut = tuple[str, str, int, int, bool]  # symbol, resolution, first bar, count, and whether to count backwards
 
-ALL: list[Turn] = ["go on", "flush", "compact", "archive", "seal", "restart", "crash", "lose the store"]
-turns: st.SearchStrategy[Turn] = st.sampled_from(ALL)
+ALL: list[Turn] = ["go on", "flush", "compact", "archive", "seal", "merge", "restart", "crash", "lose the store"]
+MOVING: tuple[Turn, ...] = ("flush", "compact", "archive", "seal", "merge")  # the process lives on
+STEPS = 120  # about as many as there are
+turns: st.SearchStrategy[Turn] = st.one_of(st.sampled_from(ALL), st.sampled_from(ALL), st.integers(1, STEPS))
 histories = st.lists(st.tuples(requests(), turns), min_size=1, max_size=4)
 symbols = st.sampled_from(sorted(PLACES))
 resolutions = st.sampled_from(EVERY)
+counts: Counter[str] = Counter()  # of what the histories came by
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +85,11 @@ class Life:
         self.past: list[StrictChart] = []  # as they stood at some time
         self.slow = slow
         self.readers: list[Reader] = []
+        self.later = 0.0  # seconds that the clock is ahead
+
+    def now(self) -> float:
+        """The time of this life, Unix seconds."""
+        return time.time() + self.later
 
     async def follow(self, stack: Stack) -> None:
         """Subscribe everybody, from where they were."""
@@ -77,17 +103,23 @@ class Life:
         for reader in self.readers[: self.slow]:
             reader.open = False
         for request in phase:
-            expected = self.model.take(request.words)
-            answer = msgspec.json.decode(await stack.intake.submit(body(request.words), JSON), type=IngestAnswer)
-            assert answer.rejected == []
-            assert {name: getattr(answer, name) for name in expected} == expected
-            assert answer.cursor == f"{stack.engine.epoch}.{self.model.seq}"
+            await self.say(stack, request)
             if request.look:
                 await self.same_charts(stack)
                 self.past += [chart.copy() for chart in self.charts[self.slow :]]
         for reader in self.readers:
             reader.open = True
             reader.flush()
+
+    async def say(self, stack: Stack, request: Request) -> None:
+        """One request; it is answered as the model says."""
+        expected = self.model.take(request.words)
+        answer = msgspec.json.decode(await stack.intake.submit(body(request.words), JSON), type=IngestAnswer)
+        assert answer.rejected == []
+        assert {name: getattr(answer, name) for name in expected} == expected
+        assert answer.cursor == f"{stack.engine.epoch}.{self.model.seq}"
+        counts["requests"] += 1
+        counts["requests while the store is made again"] += not stack.catch_up.over
 
     async def same_charts(self, stack: Stack) -> None:
         """What the stream told is what there is, for everybody who kept up."""
@@ -143,52 +175,136 @@ async def compacted(stack: Stack) -> None:
             await stack.store.compact(kind, rung, 0, SPANS[rung])
 
 
-async def archived(stack: Stack) -> None:
+async def archived(stack: Stack, now: Callable[[], float] = time.time) -> None:
     """Move everything flushed so far to the archive: it is all of days that are long over."""
-    archivist = Archivist(stack.store, Background(rest=0), now=time.time, quiet=0)
+    archivist = Archivist(stack.store, Background(rest=0), now=now, quiet=0)
     await archivist.run()
     assert await stack.store.waiting(2**40) == []
     assert archivist.statistics().broken == []
 
 
+async def merged(stack: Stack, life: Life) -> None:
+    """Seal everything, have a day pass, and make one of all sealed files."""
+    await stack.sealing.run()
+    life.later += DAY
+    await stack.sealing.run()
+    assert stack.sealing.statistics().files <= 1
+
+
+async def turned(stack: Stack, life: Life, turn: Turn) -> None:
+    """Do what moves rows and files about."""
+    await flush(stack)
+    match turn:
+        case "compact":
+            await compacted(stack)
+        case "archive":
+            await archived(stack, life.now)
+        case "seal":
+            await stack.sealing.run()
+            assert stack.journal.first_seq == life.model.seq + 1
+        case "merge":
+            await merged(stack, life)
+
+
+class Steps:
+    """Counts what is done to files and tables, and copies the directory at one step: what a kill there would leave."""
+
+    PARTS: tuple[tuple[Any, str], ...] = (
+        (Database, "_write"),
+        (Journal, "rotate"),
+        (Journal, "trim"),
+        (Identities, "spill"),
+        (Identities, "merge"),
+        (Sealing, "_let_go"),
+        (sealed, "_fsync"),
+        (sealed, "_rename"),
+        (sealed, "sync"),
+        (parquet, "sync"),
+        (parquet.Writer, "rename"),
+        (archive, "_sync_folders"),
+        (archive, "unlink"),
+    )
+
+    def __init__(self, data: Path, at: int) -> None:
+        self._data, self._at = data, at
+        self.count = 0
+        self.copy: Path | None = None
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count while the block runs."""
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in self.PARTS:
+                patch.setattr(owner, name, self._around(name, getattr(owner, name)))
+            yield
+
+    def _around(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(work)
+        def stepped(*arguments: Any) -> Any:
+            self._step(f"before {name}")
+            found = work(*arguments)
+            self._step(f"after {name}")
+            return found
+
+        return stepped
+
+    def _step(self, what: str) -> None:
+        self.count += 1
+        if self.count == self._at:
+            self.copy = self._data.with_name(f"{self._data.name}k")
+            shutil.copytree(self._data, self.copy)
+            counts[f"killed {what}"] += 1
+
+
+async def killed(stack: Stack, life: Life, data: Path, at: int) -> Path:
+    """Move everything about, and be killed amid it; the directory of the next life."""
+    steps = Steps(data, at)
+    with steps.counted():
+        for turn in MOVING:
+            await turned(stack, life, turn)
+    counts["not killed"] += steps.copy is None
+    counts["most steps"] = max(counts["most steps"], steps.count)
+    return steps.copy or data
+
+
 async def lived(data: Path, life: Life, history: History, some: list[str], cuts: list[Cut]) -> None:
     """A whole history, looked at in every state it comes to."""
-    turns = iter(
-        [*history, ([], "flush"), ([], "restart"), ([], "seal"), ([], "archive"), ([], "restart"), ([], "go on")]
-    )
-    left = len(history)
-    going = True
-    copies = 0
-    while going:
-        going = False
-        async with running(data) as stack:
+    last: History = [([], "flush"), ([], "restart"), ([], "seal"), ([], "archive"), ([], "restart"), ([], "go on")]
+    turns = [*history, *last]
+    number = 0
+    lost = False
+    while number < len(turns):
+        phase, turn = turns[number]
+        async with opening(StackSettings(data=data, flush_seconds=3600), now=life.now) as stack:
+            if lost:
+                for request in phase:
+                    await life.say(stack, request)
+                phase = []
+            await stack.catch_up.wait()
             await life.follow(stack)
             await life.come_back(stack)
-            for phase, turn in turns:
+            going = True
+            while going:
+                counts[f"turn {turn}" if isinstance(turn, str) else "turn to be killed"] += 1
                 await life.live(stack, phase)
-                await life.look(stack, EVERY if left == 1 or left < 0 else some)
+                await life.look(stack, EVERY if number >= len(history) - 1 else some)
                 await life.parts(stack, cuts)
-                left -= 1
-                if turn in ("flush", "compact", "archive", "seal"):
-                    await flush(stack)
-                    if turn == "compact":
-                        await compacted(stack)
-                    elif turn == "archive":
-                        await archived(stack)
-                    elif turn == "seal":
-                        await stack.sealing.run()
-                        assert stack.journal.first_seq == life.model.seq + 1
+                if turn in MOVING:
+                    await turned(stack, life, turn)
                     await life.look(stack, some)
                     await life.come_back(stack)
+                elif isinstance(turn, int):
+                    data = await killed(stack, life, data, turn)
                 elif turn == "crash":
-                    copies += 1
-                    copy = data.with_name(f"data{copies}")
+                    copy = data.with_name(f"{data.name}c")
                     shutil.copytree(data, copy)
                     data = copy
-                if turn not in ("go on", "flush", "compact", "archive", "seal"):
-                    going = True
-                    break
-        if turn == "lose the store":
+                number += 1
+                going = number < len(turns) and (turn in MOVING or turn == "go on")
+                if going:
+                    phase, turn = turns[number]
+        lost = turn == "lose the store"
+        if lost:
             (data / "candles.duckdb").unlink()
 
 
@@ -196,11 +312,13 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
 def test_bars_are_the_oracles_whatever_is_said_and_whatever_happens(
     empty: Path, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(catch_up, "PATIENCE", 300.0)
     if small:
+        monkeypatch.setattr(recovery, "REPLAYED", 25)
         for rung in RUNGS:
             monkeypatch.setitem(ring.SIZES, rung, 6)
 
-    @settings(max_examples=EXAMPLES // (8 if small else 25), phases=PHASES)
+    @settings(max_examples=EXAMPLES // (16 if small else 50), phases=PHASES)
     @given(
         history=histories,
         streams=st.lists(st.tuples(symbols, resolutions), max_size=3, unique=True),
@@ -212,6 +330,12 @@ def test_bars_are_the_oracles_whatever_is_said_and_whatever_happens(
         with TemporaryDirectory(dir=empty.parent) as folder:
             data = Path(folder) / "data"
             shutil.copytree(empty, data)
+            counts["histories"] += 1
             trio.run(lived, data, Life(streams, slow), history, some, cuts)
 
     check()
+    until = time.monotonic() + 30 * MINUTES  # each of both has half of them
+    while time.monotonic() < until:
+        seed = time.time_ns()
+        print(f"seed {seed}: {dict(sorted(counts.items()))}", flush=True)
+        hypothesis.seed(seed)(settings(database=None)(check))()
