@@ -26,7 +26,7 @@ What = Literal["own", "liquidation", "trade", "funding", "gap"]
 ORDER: tuple[What, ...] = ("own", "liquidation", "trade", "funding", "gap")  # which go first where there are many
 
 LARGE = 20.0  # times the mean trade of its trading day
-QUIET = 10  # bars without a trade that are worth a mark
+QUIET = 10  # missing bars that are worth a mark, where no feed is down
 FUNDING_INTERVAL = 28_800  # seconds, of a market that does not say
 PER_BAR = 10  # marks; a chart shows no more
 MOST_MARKS = 2_000  # in one answer, the newest
@@ -142,8 +142,11 @@ class Marker:
         found = await gaps.gaps(
             self._engine, self._ledger, bars.market, bars.resolution, bars.low, bars.high, now, MOST_GAPS
         )
+        # Where nobody says what they saw, a chart need not be full of that.
+        down = [gap for gap in found.gaps if gap.why == "feed_down"]
         quiet = QUIET * bars.resolution.seconds * MICROS
-        return [_gap(gap) for gap in found.gaps if gap.why != "no_trade" or gap.high - gap.low >= quiet]
+        long = [gap for gap in found.gaps if gap.why != "feed_down" and gap.high - gap.low >= quiet]
+        return [_gap(gap) for gap in (*down, *(long if found.known else ()))]
 
     async def _own(self, bars: "Stretch", place: Place) -> list[Mark]:
         found = await self._in_state(marks.between, bars.market.slot, place, bars.low, bars.high, MOST_MARKS)

@@ -1,5 +1,6 @@
 """Why there is no bar: each reason forced by real events, heartbeats and the clock, and read back on the wire."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from actors import gaps as module
 from actors.archivist import Archivist
 from actors.background import Background
+from actors.export import resolution_named
+from storage.calendar import Calendar
 from tests.web.conftest import NOW, Web, decoded, serving
 from tests.web.test_heartbeats import beat, said
 
@@ -228,6 +231,25 @@ async def test_a_question_that_makes_no_sense_is_refused(web: Web, query: str, s
 async def test_nobody_knows_the_gaps_of_a_market_that_there_is_not(web: Web) -> None:
     answer = await web.get("/api/markets/GLOD/gaps")
     assert (answer.status_code, decoded(await answer.get_data())) == (404, {"error": "no market named 'GLOD'"})
+
+
+@pytest.mark.parametrize("resolution", ["1s", "7s", "1m", "45m", "1h", "7h", "1d", "3d", "1w", "2w", "1M", "5M", "12M"])
+async def test_gaps_and_bars_are_all_of_the_past(web: Web, resolution: str) -> None:
+    await web.market("JP", timezone="Asia/Tokyo")
+    await web.trades(*((NOW - 40 * DAY + (37 * i * i) % (35 * DAY), 100) for i in range(40)), symbol="JP")
+    await web.trades((NOW - 400 * DAY, 100), (NOW - 800 * DAY, 100), symbol="JP")
+    market, calendar = await web.stack.engine.market("JP"), Calendar.parse("24x7", "Asia/Tokyo")
+    asked = resolution_named(resolution)
+    bars = (await web.stack.engine.window(market, asked, NOW, NOW + DAY, 1000)).time
+    page = await gaps(web, "JP", resolution=resolution, limit=1000)
+    spans = [(gap["from"], gap["to"]) for gap in page["gaps"]]
+    spans += [(calendar.start_instant(asked, t) * 1000, calendar.end_instant(asked, t) * 1000) for t in bars]
+    spans.sort()
+    assert len(bars) > 1
+    assert page["next"] is None
+    assert all(end == begin for (_, end), (begin, _) in pairwise(spans))
+    assert all(begin < end for begin, end in spans)
+    assert spans[-1][1] > (NOW - 400 * DAY if asked.unit == "M" else NOW - 16 * DAY) * 1000
 
 
 async def test_an_answer_names_what_it_is_about(web: Web) -> None:

@@ -126,7 +126,8 @@ async def test_a_funding_rate_is_marked_where_it_changes(perp: Web) -> None:
 
 
 async def test_a_gap_is_marked_at_the_bar_before_it(web: Web) -> None:
-    await web.trades((NOW - 40 * MINUTE, 100), (NOW - 30 * MINUTE, 100))
+    await web.trades((NOW - 42 * MINUTE, 100), (NOW - 30 * MINUTE, 100))
+    assert await told(web, "GOLD") == []  # nobody said yet what they saw
     web.clock.now = NOW - 30 * MINUTE
     await beat(web, markets=["GOLD"])
     web.clock.now = NOW
@@ -138,7 +139,7 @@ async def test_a_gap_is_marked_at_the_bar_before_it(web: Web) -> None:
     assert (await said(web, piece, path="/api/ingest/coverage"))["accepted"] == 1
     web.clock.now = NOW + 3
     expected = [
-        (-40 * MINUTE, "Not imported from 2026-01-05T08:21:00Z to 2026-01-05T08:30:00Z"),
+        (-42 * MINUTE, "Not imported from 2026-01-05T08:19:00Z to 2026-01-05T08:30:00Z"),
         (-30 * MINUTE, "Feed down (f) from 2026-01-05T08:43:00Z to 2026-01-05T08:50:00Z"),
         (-30 * MINUTE, "No trades (f) from 2026-01-05T08:31:00Z to 2026-01-05T08:43:00Z"),
     ]  # four minutes without a trade are nothing
@@ -151,8 +152,10 @@ async def test_a_gap_is_marked_at_the_bar_before_it(web: Web) -> None:
         "Feed": ("red", "white"),
         "No": ({"border": "#9e9e9e", "background": "#eeeeee"}, "black"),
     }
+    await web.trades((NOW - 31 * MINUTE, 100), (NOW - 45 * MINUTE, 100))
+    assert len(await told(web, "GOLD")) == 3
     await web.trades((NOW - 35 * MINUTE, 100))
-    assert len(await told(web, "GOLD")) == 4  # where one was are two
+    assert len(await told(web, "GOLD")) == 2  # what is left of it are two short ones
 
 
 async def test_own_marks_are_made_shown_listed_and_deleted(perp: Web) -> None:
