@@ -34,6 +34,7 @@ from web.markets import Symbol, markets
 from web.marks import marks
 from web.prices import prices
 from web.quotes import quotes
+from web.series import combining
 from web.sockets import sockets
 from web.streamed import Streamed
 from web.symbols import symbols
@@ -44,7 +45,13 @@ log = logging.getLogger(__name__)
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
-PATIENCE = {"udf.history": 25.0, "lightweight.ohlcv": 25.0, "ingest.events": None, "ingest.snapshots": None}
+PATIENCE = {
+    "udf.history": 25.0,
+    "lightweight.ohlcv": 25.0,
+    "ingest.events": None,
+    "ingest.bars": None,
+    "ingest.snapshots": None,
+}
 USUAL_PATIENCE = 30.0
 LINGER = 2.0  # seconds that a body is read on after its request was refused
 PACKING = 2  # large answers that are compressed at a time
@@ -118,6 +125,7 @@ class App(QuartTrio):
         self.requests = metrics.Requests()
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
+        self.extensions[context.THREADS] = self._threads
         self.extensions[context.DAY] = Day(
             lambda start: services.database.read(traded.since, start),
             services.engine.now,
@@ -142,6 +150,7 @@ class App(QuartTrio):
             gaps,
             marks,
             prices,
+            combining,
             markets,
             cards,
             health,

@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import msgspec
+import trio
 from msgspec import Struct
 from quart import Response, current_app
 from quart import request as quart_request
@@ -110,6 +111,7 @@ class Request(TrioRequest):
 
 EXTENSION = "candled"
 DAY = "candled.day"
+THREADS = "candled.threads"
 
 
 def services() -> Services:
@@ -125,6 +127,11 @@ def day() -> Day:
 def engine() -> Engine:
     """Who knows the bars."""
     return services().engine
+
+
+async def apart(work: Callable[..., Any], *arguments: object) -> Any:
+    """Run arithmetic that takes a while on one of the few threads that are for it."""
+    return await trio.to_thread.run_sync(work, *arguments, limiter=current_app.extensions[THREADS])
 
 
 def request() -> Request:

@@ -1,0 +1,193 @@
+"""Series made of others: one market, or two combined bar by bar, with indicators and what these need before."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from msgspec import Struct
+
+from actors.indicators import Asked, Bars
+from actors.reading import MOST, Window
+from storage.calendar import MICROS, Calendar, Resolution
+from storage.errors import BadRequest, UnknownMarket
+from storage.events import Array
+from storage.measures import wired
+from storage.records import Market
+
+LONGEST = 200  # characters in an expression
+SIGNS = re.compile(r"[-+*/]")
+EVER = -(2**61)
+DEEP = 40_000  # bars of one market that a request may look at: what 5,000 and their indicators need
+
+Named = Callable[[str], Awaitable[Market]]
+Operand = Market | float
+
+
+class Windows(Protocol):
+    """What is asked of the engine."""
+
+    async def window(
+        self, market: Market, resolution: Resolution, start: int, end: int, count: int | None = None, most: int = MOST
+    ) -> Window: ...
+
+
+class Expression(Struct, frozen=True):
+    """One market, or two operands with a sign between; one of them may be a number."""
+
+    left: Operand
+    sign: str = ""
+    right: Operand = 0.0
+
+    @property
+    def markets(self) -> list[Market]:
+        """The markets in it, from the left."""
+        return [operand for operand in (self.left, self.right) if isinstance(operand, Market)]
+
+
+class Table(NamedTuple):
+    """Bars as columns, ascending; those of an expression have the volume of their only market, or none (NaN)."""
+
+    time: Array
+    open: Array
+    high: Array
+    low: Array
+    close: Array
+    volume: Array
+
+    def take(self, rows: slice) -> "Table":
+        """These bars."""
+        return Table(*(column[rows] for column in self))
+
+
+class Series(NamedTuple):
+    """`bars` with those before `first` that the indicators need."""
+
+    bars: Table
+    day: Array  # the trading day of each bar
+    first: int  # row of the first bar that is asked for
+    more: bool  # there are older ones in what is asked for
+    rev: int  # the newest change among all bars looked at
+    seq: int
+    open_bar: bool
+
+    def inputs(self) -> Bars:
+        """What indicators read."""
+        return Bars(*self.bars[1:], self.day)
+
+
+async def parsed(text: str, named: Named) -> Expression:
+    """`BTC`, `BTC/ETH`, `BTC - ETH`, `100 * BTC`; a symbol that holds a sign itself is found as it is.
+
+    Raises BadRequest, or UnknownMarket where the text cannot be cut into names that are known.
+    """
+    text = text.strip()
+    if not 0 < len(text) <= LONGEST:
+        raise BadRequest(f"expr: expected a symbol, or two with one of + - * / between, got {text!r:.100}")
+    try:
+        return Expression(await named(text))
+    except UnknownMarket as error:
+        unknown = error
+    for match in SIGNS.finditer(text):
+        sides = text[: match.start()].strip(), text[match.end() :].strip()
+        if not all(sides):
+            continue
+        try:
+            left, right = [await _operand(side, named) for side in sides]
+        except UnknownMarket as error:
+            unknown = error
+            continue
+        if isinstance(left, float) and isinstance(right, float):
+            raise BadRequest(f"expr: expected a symbol on one side at least, got {text!r:.100}")
+        return Expression(left, match.group(), right)
+    raise UnknownMarket(f"expr: {unknown}")
+
+
+async def _operand(text: str, named: Named) -> Operand:
+    try:
+        value = float(text)
+    except ValueError:
+        return await named(text)
+    if not np.isfinite(value) or value == 0:
+        raise BadRequest(f"expr: expected a number other than 0, got {text!r:.100}")
+    return value
+
+
+async def series(
+    engine: Windows,
+    expression: Expression,
+    resolution: Resolution,
+    start: int,
+    end: int,
+    count: int,
+    indicators: Sequence[Asked],
+) -> Series:
+    """The newest `count` bars with start ≤ t < end, at times at which every market of the expression has one."""
+    warm_up = max((asked.warm_up for asked in indicators), default=0)
+    whole_days = any(asked.name == "vwap" for asked in indicators)
+    market = expression.markets[0]
+    calendar = Calendar.parse(market.session, market.timezone)
+    wanted = count + warm_up + 1
+    while True:
+        windows = [await engine.window(one, resolution, EVER, end, wanted, DEEP) for one in expression.markets]
+        bars = combined(expression, [_table(window) for window in windows])
+        day = calendar.day(bars.time * MICROS) if resolution.intraday else bars.time
+        first = max(int(np.searchsorted(bars.time, start)), len(bars.time) - count)
+        all_there = any(len(window.time) < wanted for window in windows) or wanted >= DEEP
+        enough = first > warm_up and not (whole_days and first < len(day) and day[0] == day[first])
+        if all_there or enough:
+            break
+        wanted = min(2 * wanted, DEEP)
+    more = first > 0 and int(bars.time[first - 1]) >= start
+    low = max(0, first - warm_up)
+    if whole_days and first < len(day):
+        low = min(low, int(np.searchsorted(day, day[first])))
+    return Series(
+        bars.take(slice(low, None)),
+        day[low:],
+        first - low,
+        more,
+        max(window.rev for window in windows),
+        max(window.seq for window in windows),
+        any(window.open_bar for window in windows),
+    )
+
+
+def _table(window: Window) -> Table:
+    columns = (window.open, window.high, window.low, window.close, window.volume)
+    return Table(np.array(window.time, np.int64), *(np.array(column, np.float64) for column in columns))
+
+
+def combined(expression: Expression, tables: Sequence[Table]) -> Table:
+    """The bars at the times that all of the markets have.
+
+    Nobody knows how high two markets stood together within a bar: high and low are the largest and the smallest of
+    what open, high, low and close come to.
+    """
+    if not expression.sign:
+        return tables[0]
+    time = tables[0].time
+    for table in tables[1:]:
+        time = np.intersect1d(time, table.time, assume_unique=True)
+    some = iter([table.time.searchsorted(time) for table in tables])
+    columns = iter(tables)
+    sides: list[list[Array]] = []
+    volume = np.full(len(time), np.nan)
+    for operand in (expression.left, expression.right):
+        if isinstance(operand, Market):
+            rows, table = next(some), next(columns)
+            sides.append([column[rows] for column in (table.open, table.high, table.low, table.close)])
+            volume = table.volume[rows] if len(tables) == 1 else volume
+        else:
+            sides.append([np.full(len(time), operand)] * 4)
+    with np.errstate(all="ignore"):
+        found = [_applied(expression.sign, left, right) for left, right in zip(*sides, strict=True)]
+    open_, close = found[0], found[3]
+    table = Table(time, open_, np.maximum.reduce(found), np.minimum.reduce(found), close, volume)
+    finite = np.logical_and.reduce([np.isfinite(column) for column in found])
+    return Table(*(wired(column[finite]) if number else column[finite] for number, column in enumerate(table)))
+
+
+def _applied(sign: str, left: Array, right: Array) -> Array:
+    found: Array = {"+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide}[sign](left, right)
+    return found
