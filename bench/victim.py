@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a life that is killed while it starts should be killed in c
 
 MOVES = ("archive", "rename", "adopt", "unlink")  # of bars to the archive
 # Of these a kill may fall into the middle. "move" is what comes between the name of a sealed file and its transaction.
-PARTS = ("commit", "flush", "recovery", "compaction", "spill", "seal", "move", "trim", "merge", *MOVES)
+PARTS = ("commit", "flush", "recovery", "rebuild", "compaction", "spill", "seal", "move", "trim", "merge", *MOVES)
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 
 
@@ -152,7 +152,8 @@ def watch(marks: Marks) -> None:
 
 async def live(data: Path, marks: Marks, instant: str) -> None:
     """Recover, answer every line, and end with the last."""
-    from daemon.stack import Stack, StackSettings, opened
+    from daemon import recovery
+    from daemon.stack import Stack, StackSettings, opening
     from storage.calendar import parse
     from storage.errors import UnknownMarket
 
@@ -185,16 +186,27 @@ async def live(data: Path, marks: Marks, instant: str) -> None:
         settings = structs.replace(settings, seal_seconds=0.2)
     starting = ExitStack()
     starting.enter_context(marks.within("recovery"))
-    async with opened(settings) as stack:
+    if instant == "rebuild":
+        recovery.REPLAYED = 100  # so that it takes its time
+
+    async def rebuilt(stack: Stack) -> None:
+        with marks.within("rebuild"):
+            await stack.catch_up.wait()
+
+    async with opening(settings) as stack, trio.open_nursery() as nursery:
+        if instant == "rebuild":
+            nursery.start_soon(rebuilt, stack)  # events are taken meanwhile
+            await trio.lowlevel.checkpoint()
+        else:
+            await stack.catch_up.wait()
         starting.close()
         say(recovered=stack.recovered)
-        async with trio.open_nursery() as nursery:
-            rest = b""
-            stdin = trio.lowlevel.FdStream(0)
-            async for chunk in stdin:
-                *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    nursery.start_soon(answer, stack, msgspec.json.decode(line))
+        rest = b""
+        stdin = trio.lowlevel.FdStream(0)
+        async for chunk in stdin:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                nursery.start_soon(answer, stack, msgspec.json.decode(line))
 
 
 async def _all_bars(engine: "Engine", market: "Market", resolution: "Resolution") -> list[tuple[float, ...]]:

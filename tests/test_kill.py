@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.kills import Killing
+from bench.kills import REBUILT, Killing
 
 INSTANTS = ("any", "seal", "commit", "move", "flush", "recovery", "trim", "compaction", "merge", "spill", "recovery")
 KILLS = 14  # more only where none fell into the middle of something
@@ -21,6 +21,18 @@ def test_nothing_acknowledged_is_lost_or_counted_twice_whenever_the_process_is_k
     killing.end()
     assert all(killing.counts[f"in {part}"] for part in wanted), killing.counts
     assert killing.counts["acknowledged"] > 20
+    assert killing.counts["verified"] >= 4
+
+
+def test_what_is_acknowledged_while_a_lost_store_is_made_again_survives_a_kill_amid_it(tmp_path: Path) -> None:
+    killing = Killing(tmp_path, seed=6)
+    for instant in ("seal", "any", "rebuild", "any", "rebuild"):
+        killing.kill(instant)
+    while killing.counts["kills"] < MOST and (killing.counts["in rebuild"] < 2 or killing.counts[REBUILT] < 4):
+        killing.kill("rebuild")
+    killing.end()
+    assert killing.counts["in rebuild"] >= 2, killing.counts
+    assert killing.counts[REBUILT] >= 4, killing.counts
     assert killing.counts["verified"] >= 4
 
 
