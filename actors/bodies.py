@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.words import CARD_FIELDS, KNOWN, TEXT, Mask, Micros, Unreadable, iso, shown
+from actors.words import BAR_FIELDS, CARD_FIELDS, KNOWN, TEXT, Mask, Micros, Unreadable, iso, shown
 from storage.errors import BadRequest, TooLarge
 from storage.events import Array
 
@@ -294,7 +294,7 @@ def _listed(
 
 # A comprehension over a member that is written out takes half the time of any that looks it up by name.
 _PULL: dict[str, Callable[[Sequence[Any]], list[Any]]] = {
-    name: eval(f"lambda events: [event.{name} for event in events]") for name in KNOWN | CARD_FIELDS
+    name: eval(f"lambda events: [event.{name} for event in events]") for name in KNOWN | CARD_FIELDS | BAR_FIELDS
 }
 _PLAIN: dict[type, Any] = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
 

@@ -9,12 +9,25 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from actors import snapshots
+from actors import barred, snapshots
+from actors.barred import BarReading
 from actors.bodies import FEW, MANY, Batch, opened
 from actors.bodies import UnsupportedMediaType as UnsupportedMediaType
 from actors.columns import Reading
 from actors.snapshots import SnapshotReading
-from actors.words import CARD_FIELDS, KNOWN, TEXT, Unknown, Unreadable, assembled, lean, no_market, shown, understood
+from actors.words import (
+    BAR_FIELDS,
+    CARD_FIELDS,
+    KNOWN,
+    TEXT,
+    Unknown,
+    Unreadable,
+    assembled,
+    lean,
+    no_market,
+    shown,
+    understood,
+)
 from actors.words import Named as Named
 from storage.errors import BadEvent, BadRequest, TooLarge
 from storage.events import Column, Events, concat
@@ -58,6 +71,7 @@ class Form:
 
 EVENTS = Form(KNOWN, Reading, understood)
 SNAPSHOTS = Form(CARD_FIELDS, SnapshotReading, snapshots.understood)  # prices of cards
+BARS = Form(BAR_FIELDS, BarReading, barred.understood)  # finished ones
 
 
 def decode(

@@ -13,6 +13,7 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors import candle
 from actors.catch_up import CatchUp
 from actors.market import MarketActor, Slice, Tick
+from actors.reach import Reach
 from actors.reading import MOST, Astray, Window
 from actors.rounds import Round, made
 from actors.ticker import HOUR, Price, Ticker
@@ -90,6 +91,7 @@ class Engine:
         self._seq = self._committed = seq
         self._catch_up = catch_up
         self._lived = np.zeros(0, np.bool_)
+        self._reach = Reach()
         self._actors: dict[int, MarketActor] = {}
         self._tickers: dict[int, Ticker] = {}  # of markets that were open since the start and had events in a day
         self._slots: dict[str, int] = {}  # by symbol, of the markets with an actor
@@ -127,10 +129,11 @@ class Engine:
         self._committed = commits[-1].seq
         self._wake.set()
 
-    def begin(self, lived: Array) -> None:
+    def begin(self, lived: Array, reach: Reach) -> None:
         """Fold what is committed: the store has all that came before. `lived` are the slots of which it has bars."""
         self._lived = np.zeros(max(1024, int(lived.max()) + 1 if len(lived) else 0), np.bool_)
         self._lived[lived] = True
+        self._reach = reach
         self._begun.set()
         self._catch_up.end()
 
@@ -302,7 +305,7 @@ class Engine:
         return -self._credit / SHARE
 
     def _hand_out(self, round_: Round) -> None:
-        touched: dict[int, list[int]] = {}
+        touched = self._reach.stirred(round_)
         for _, event in round_.dead:
             touched.setdefault(event.market, []).append(event.ts // SECOND)
         anew = {event.market for _, event in round_.dead if event.pos == TOUCH}

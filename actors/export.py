@@ -20,7 +20,7 @@ from actors.rounds import Round
 from storage import decimals, listing
 from storage.calendar import DAY, MICROS, ONE_DAY, Calendar, Resolution, parse, parse_short, rung
 from storage.errors import BadRequest, UnknownResolution
-from storage.events import Array
+from storage.events import DECIMAL, Array
 from storage.formats import Encoder
 from storage.listing import Place, Unflushed
 from storage.measures import MEASURES, RATIOS, Rule, wired
@@ -187,7 +187,16 @@ def bar_schema(kind: str) -> pa.Schema:
     """The columns of exported bars."""
     whole = (Rule.COUNT, Rule.DISTINCT)
     fields = [(name, pa.int64() if what in whole else pa.float64()) for name, what in columns(kind).items()]
-    return pa.schema([("time", pa.int64()), *fields])
+    schema = pa.schema([("time", pa.int64()), *fields])
+    for name in exact(kind):
+        schema = schema.set(schema.get_field_index(name), pa.field(name, DECIMAL))
+    return schema
+
+
+def exact(kind: str) -> tuple[str, ...]:
+    """The sums that ratios are of: they have all their digits, so that the ratios of longer bars can be had of them."""
+    sums = {each.name for each in MEASURES[kind] if each.rule is Rule.SUM}
+    return tuple(name for each in RATIOS[kind] for name in (each.over, each.under) if name in sums)
 
 
 def _bars(found: Partials, calendar: Calendar, resolution: Resolution, start: int, end: int) -> pa.RecordBatch:
@@ -200,6 +209,9 @@ def _bars(found: Partials, calendar: Calendar, resolution: Resolution, start: in
     schema = bar_schema(found.kind)
     out = [pa.array(bars["t"], pa.int64())]
     for name, what in columns(found.kind).items():
+        if name in exact(found.kind):
+            out.append(decimals.arrow(bars[name]))
+            continue
         if isinstance(what, tuple):
             over, under = (_floats(bars[each]) for each in what)
             values = wired(np.divide(over, under, out=np.full(bars.n, np.nan), where=under != 0))

@@ -229,6 +229,8 @@ class MarketActor(Watched):
             last = max(number for number, piece in enumerate(pieces) if piece.touched)
             for word in (word for piece in pieces[last + 1 :] for word in piece.words):
                 self._ticker.say(*word)
+            if len(seconds) > UNREAD and not self._feeds:
+                self._drop_rings(self.seq)
             for stored in self._rings:
                 times = {self._start(stored, second) for second in seconds}
                 self._missing[stored] |= times

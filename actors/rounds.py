@@ -7,6 +7,7 @@ import numpy as np
 
 from actors import cards, fold, vamm
 from actors.said import Word, said
+from storage import finished
 from storage.candles import Touched
 from storage.commits import Answer, Commit, Dead
 from storage.events import Array, Events, concat
@@ -37,6 +38,7 @@ class Round:
     dead: Sequence[tuple[int, Dead]]  # each with the seq that took it back
     forgotten: Sequence[tuple[int, Array]] = ()
     answers: Sequence[Answer] = ()
+    bars: Sequence[Events] = ()  # those of the events that are finished bars
     words: dict[int, list[Word]] = field(default_factory=dict)  # by market: what no candle has a measure for
     waiting: int = 0  # actors that have yet to take in their slice
     cost: float = 0.0  # seconds of work it took to fold and take in
@@ -45,9 +47,15 @@ class Round:
 def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
     """Fold committed batches; `kinds` and `sources` are by slot of market."""
     parts: dict[str, list[Partials]] = {}
+    bars: list[Events] = []
     words: dict[int, list[Word]] = {}
     chunks = _chunks([commit.events for commit in commits if commit.events.n])
-    for events in chunks:
+    for chunk in chunks:
+        events = chunk
+        if "rung" in chunk:
+            whole = chunk.integers("rung") > 0
+            bars.append(chunk.take(np.flatnonzero(whole)))
+            events = chunk.take(np.flatnonzero(~whole))
         for market, some_words in said(events).items():
             words.setdefault(market, []).extend(some_words)
         for kind, rows in vamm.kinds_of(events.integers("market"), kinds, KINDS).items():
@@ -62,7 +70,8 @@ def made(commits: Sequence[Commit], kinds: Array, sources: Array) -> Round:
         [(commit.seq, event) for commit in commits for event in commit.dead],
         [(commit.seq, commit.forgotten) for commit in commits if len(commit.forgotten)],
         [answer for commit in commits for answer in commit.answers],
-        words=words,
+        bars,
+        words,
     )
 
 
@@ -106,7 +115,8 @@ def flushed(rounds: Sequence[Round], kinds: Array, sources: Array, days: Days, s
     events = [some for round_ in rounds for some in round_.events]
     answers = [answer for round_ in rounds for answer in round_.answers]
     forgotten = [one for round_ in rounds for one in round_.forgotten]
-    return Flush(rounds[-1].last, events, dead, tables, refolds, forgotten, answers)
+    bars = [finished.rows(some, kinds, days) for round_ in rounds for some in round_.bars]
+    return Flush(rounds[-1].last, events, dead, tables, refolds, forgotten, answers, bars, sources, spans)
 
 
 def _refolds(dead: Sequence[tuple[int, Dead]], kinds: Array, sources: Array, days: Days, spans: Spans) -> list[Refold]:

@@ -13,8 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from storage import decimals
+from storage.calendar import Calendar
 from storage.errors import BadEvent, UnknownMarket
 from storage.events import (
+    BAR_COUNTS,
+    BAR_NUMBERS,
     EVENT_CODE,
     EXACT,
     INTEGERS,
@@ -59,7 +62,13 @@ KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values())
 VARIANT = ("card_id", "marketplace", "condition", "is_foil", "language", "currency")
 COUNTS = ("num_listings", "total_quantity")
 CARD_FIELDS = frozenset(("time", *VARIANT, "marketplace_id", "price", *QUOTE_NUMBERS, *COUNTS, "removed"))
-NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread"}
+BAR_FIELDS = frozenset(  # all that a finished bar may say
+    (
+        *("market_symbol", "market_id", "chain_id", "chainId", "contract_address", "contractAddress", "timestamp"),
+        *("resolution", "removed", "volume", "funding_rate", "open_interest", *BAR_NUMBERS, *BAR_COUNTS),
+    )
+)
+NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread", "total_fees"}
 NOTHING_AT_ZERO = ("price", "fee")  # 0 says the same as nothing
 PLACES = ("chain_id", "block_number", "log_index")
 SIDES = {"sell": 0, "buy": 1}
@@ -80,6 +89,8 @@ class Named(Protocol):
     def slot_of_id(self, market_id: int) -> int | None: ...
 
     def slot_of_contract(self, chain_id: int | None, address: str) -> int | None: ...
+
+    def calendar(self, slot: int, /) -> Calendar: ...
 
 
 class Micros(int):
@@ -146,7 +157,7 @@ def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
         raise BadEvent(f"{event.field}: {event.reason}")
     if not isinstance(event, dict):
         raise BadEvent(f"event: expected an object, got {shown(event)}")
-    reference = _reference(event)
+    reference = market_of(event)
     slot = slot_named(named, reference)
     if slot is None:
         raise Unknown(reference)
@@ -192,7 +203,8 @@ def understood(event: Any, named: Named, now_us: int) -> dict[str, Any]:
     return word
 
 
-def _reference(event: Mapping[str, Any]) -> Reference:
+def market_of(event: Mapping[str, Any]) -> Reference:
+    """Which market an event names, and how."""
     if (symbol := event.get("market_symbol")) is not None:
         if not isinstance(symbol, str) or not 0 < len(symbol) <= TEXT:
             raise bad("market_symbol", f"a text of 1 to {TEXT} characters", symbol)

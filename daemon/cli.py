@@ -197,6 +197,8 @@ def _import(arguments: argparse.Namespace) -> int:
         where=arguments.where or "",
         times=Times(arguments.time_unit, arguments.timezone, arguments.time_format),
         create=arguments.create,
+        bars=arguments.bars,
+        labelled=arguments.time,
     )
     with importing.sources(plan) as some:
         for source in some:
@@ -388,7 +390,8 @@ def _parser() -> Parser:
         commands,
         "import",
         _import,
-        "read files of events (CSV, Parquet, NDJSON; also .gz, .zst), into the data directory or through its daemon",
+        "read files of events or finished bars (CSV, Parquet, NDJSON; also .gz, .zst), into the data directory or "
+        "through its daemon",
         "candled import trades.csv.gz --market BTC --create spot --dry-run",
     )
     importing.add_argument("files", nargs="+", metavar="FILE", help="what to read; again after a cut, it goes on")
@@ -400,6 +403,12 @@ def _parser() -> Parser:
         type=_pair,
         metavar="COLUMN=FIELD",
         help="read a field of the events from this column, or from an SQL expression over the columns",
+    )
+    importing.add_argument(
+        "--bars", choices=("1s", "1m", "5m", "15m", "1h", "1d"), help="the files are of finished bars, of this length"
+    )
+    importing.add_argument(
+        "--time", choices=("start", "end"), default="start", help="which end of a bar its time is (default start)"
     )
     importing.add_argument("--where", metavar="SQL", help="only rows for which this holds, such as 'NOT suspicious'")
     importing.add_argument("--time-unit", choices=("s", "ms", "us", "ns"), help="of times that are numbers")

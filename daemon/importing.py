@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,10 +19,12 @@ from msgspec import Struct, structs
 
 from actors.bodies import ARROW
 from actors.coverage import IMPORTS
+from actors.decode import BARS, EVENTS, Form
 from daemon import commands
 from daemon.config import Config
 from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
+from storage import barring
 from storage.errors import BadRequest, Unavailable
 from storage.files import File
 from storage.mapping import Choice, Times, chosen
@@ -33,9 +35,11 @@ FLYING = 4  # requests under way at a time
 PATIENCE = 120.0  # seconds that an unreachable or full daemon is waited for
 FIRST = 3  # rows of a file that are shown before it starts
 SHOWN = 5  # refused rows that are listed
+FORMS: dict[str, Form] = {"events": EVENTS, "bars": BARS}
 SPANS = 1_000  # markets in one word about what was imported
 
 
+What = Literal["events", "bars"]
 Spans = dict[str, tuple[int, int]]  # by market: the times (µs) of its first event, and just after its last one
 
 
@@ -48,6 +52,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     where: str
     times: Times
     create: Kind | None
+    bars: str | None = None  # finished bars of this length; None: what the file looks like
+    labelled: barring.Labelled = "start"  # which end of a bar its time is
 
 
 class Tally(Struct, kw_only=True):
@@ -80,7 +86,7 @@ class _Answer(Struct):
 class Sink(Protocol):
     """Where events go: an Arrow stream in, the answer of ingest out."""
 
-    async def submit(self, body: bytes) -> bytes: ...
+    async def submit(self, body: bytes, what: What) -> bytes: ...
     async def cover(self, spans: Spans) -> None: ...
 
 
@@ -96,11 +102,13 @@ class Source(NamedTuple):
 
     file: File
     choices: list[Choice]
+    what: What
 
     def lines(self, where: str) -> list[str]:
         """Its fields, and its first events."""
         width = max(len(choice.field) for choice in self.choices)
-        lines = [f"{choice.field:<{width}}  from {choice.origin}" for choice in self.choices]
+        lines = ["finished bars"] if self.what == "bars" else []
+        lines += [f"{choice.field:<{width}}  from {choice.origin}" for choice in self.choices]
         first = next(self.file.read(self.choices, where, 0, FIRST), None)
         for row in first.slice(0, FIRST).to_pylist() if first is not None else ():
             lines.append(", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
@@ -112,7 +120,14 @@ def sources(plan: Plan) -> Iterator[list[Source]]:
     """The files, open. Raises BadRequest where one cannot be read."""
     with ExitStack() as stack:
         files = [stack.enter_context(File(path)) for path in plan.files]
-        yield [Source(file, chosen(file, plan.given, plan.market, plan.times)) for file in files]
+        yield [_source(file, plan) for file in files]
+
+
+def _source(file: File, plan: Plan) -> Source:
+    if plan.bars is None and not barring.looks_like(file):
+        return Source(file, chosen(file, plan.given, plan.market, plan.times), "events")
+    length = plan.bars or ""
+    return Source(file, barring.chosen(file, plan.given, plan.market, plan.times, length, plan.labelled), "bars")
 
 
 async def run(
@@ -129,7 +144,7 @@ async def run(
 
 
 async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report: Reporter, tally: Tally) -> None:
-    file, choices = source
+    file, choices, _ = source
     path = file.path
     total = await trio.to_thread.run_sync(file.count, plan.where)
     fingerprint = await trio.to_thread.run_sync(file.fingerprint)
@@ -137,15 +152,14 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
     done = min(progress.done, total)
     report.begin(path.name, total, done, "rows")
     if done < total:
-        await _send(file, choices, plan.where, fingerprint, progress, sink, report, tally)
+        await _send(source, plan.where, fingerprint, progress, sink, report, tally)
     # What was refused is not here, so nobody can say that all is.
     if progress.spans and not progress.rejected:
         await sink.cover(progress.spans)
 
 
 async def _send(
-    file: File,
-    choices: list[Choice],
+    source: Source,
     where: str,
     fingerprint: str,
     progress: "_Progress",
@@ -154,9 +168,10 @@ async def _send(
     tally: Tally,
 ) -> None:
     """Send the rows that were not taken yet."""
+    file, choices, what = source
     done = progress.done
     names = [choice for choice in choices if choice.field in ("trade_id", "transaction_hash")]
-    numbered = not await trio.to_thread.run_sync(file.says, names, where)
+    numbered = what == "events" and not await trio.to_thread.run_sync(file.says, names, where)
     if numbered:
         choices = [choice for choice in choices if choice not in names]
     batches = file.read(choices, where, done, ROWS)
@@ -169,7 +184,7 @@ async def _send(
         async with chunks:
             async for at, batch in chunks:
                 body = await trio.to_thread.run_sync(_encoded, batch, fingerprint if numbered else "", at)
-                answer = msgspec.json.decode(await sink.submit(body), type=_Answer)
+                answer = msgspec.json.decode(await sink.submit(body, what), type=_Answer)
                 _count(tally, file.path, at, answer)
                 if answer.rejected_count == batch.num_rows == tally.rejected:
                     raise BadRequest(f"{tally.errors[0]}; so it is with every row looked at: nothing was imported")
@@ -315,9 +330,9 @@ class Direct:
     def __init__(self, stack: Stack) -> None:
         self._intake, self._registry, self._coverage = stack.intake, stack.registry, stack.coverage
 
-    async def submit(self, body: bytes) -> bytes:
-        """Take events."""
-        answer: bytes = await self._intake.submit(body, ARROW, source="import")
+    async def submit(self, body: bytes, what: What) -> bytes:
+        """Take events or bars."""
+        answer: bytes = await self._intake.submit(body, ARROW, form=FORMS[what], source="import")
         return answer
 
     async def cover(self, spans: Spans) -> None:
@@ -333,13 +348,13 @@ class Remote:
         self._url = urlsplit(url if "//" in url else f"http://{url}")
         if self._url.scheme not in ("http", "https") or not self._url.hostname:
             raise BadRequest(f"--url: expected something like http://127.0.0.1:8000, got {url!r}")
-        self._events = "/api/ingest/events" + (f"?create={create}" if create else "")
+        self._query = f"?create={create}" if create else ""
         self._key = {"Authorization": f"Bearer {key}"}
         self._idle: list[http.client.HTTPConnection] = []
 
-    async def submit(self, body: bytes) -> bytes:
-        """Post events."""
-        return await self._taken(self._events, body, ARROW)
+    async def submit(self, body: bytes, what: What) -> bytes:
+        """Post events or bars."""
+        return await self._taken(f"/api/ingest/{what}{self._query}", body, ARROW)
 
     async def cover(self, spans: Spans) -> None:
         """Say what was imported."""

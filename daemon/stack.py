@@ -22,6 +22,7 @@ from actors.hub import Hub
 from actors.intake import Intake
 from actors.janitor import Janitor
 from actors.marks import Marker
+from actors.reach import Reach
 from actors.registry import Keys, Registry
 from actors.retention import Retention
 from actors.rounds import Round, flushed
@@ -30,7 +31,20 @@ from actors.writer import Writer
 from daemon import __version__
 from daemon.clock import steady
 from daemon.recovery import Recovered, Recovery
-from storage import answers, backup, candles, coverage, keys, ledger, manifest, markets, rejects, retention, verify
+from storage import (
+    answers,
+    backup,
+    candles,
+    coverage,
+    finished,
+    keys,
+    ledger,
+    manifest,
+    markets,
+    rejects,
+    retention,
+    verify,
+)
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
@@ -221,7 +235,9 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             events=settings.seal_events,
             lingers=2 * settings.query_seconds,
         )
-        archivist = Archivist(store, Background(), now=lasting, days=settings.archive_days, quiet=settings.archive_quiet)
+        archivist = Archivist(
+            store, Background(), now=lasting, days=settings.archive_days, quiet=settings.archive_quiet
+        )
         source = backup.Source(data, journal, state, told, {}, __version__)
         backups = Backups(source, lambda: database.read(backup.named), Background(), now)
         dropping = Retention(
@@ -281,7 +297,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
                 task_status.started()
             await recovery.run(writer)
             sealing.count(await database.read(ledger.count))
-            engine.begin(await database.read(candles.lived))
+            engine.begin(await database.read(candles.lived), Reach(await database.read(finished.reach)))
             await janitor.run(task_status=trio.TASK_STATUS_IGNORED if recovery.behind else task_status)
 
         async with trio.open_nursery() as below:

@@ -1,15 +1,15 @@
 """Partials of every stored resolution: put, merged between, refolded from the ledger; and how far they reach."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import archive, ledger, partitions, schema
+from storage import archive, finished, ledger, partitions, schema
 from storage.errors import BrokenStore
-from storage.events import Array
+from storage.events import BAR, Array
 from storage.measures import MEASURES
 from storage.partials import FIELDS, NEVER, Partials, concat, from_arrow, none, to_arrow
 from storage.sealed import Within
@@ -39,6 +39,12 @@ class Touched:
         if some.all():
             return self
         return Touched(*(getattr(self, name)[some] for name in ("market", "t", "low", "high", "sources", "seq")))
+
+
+def together(parts: Sequence[Touched]) -> Touched:
+    """All buckets of some."""
+    names = ("market", "t", "low", "high", "sources", "seq")
+    return Touched(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +178,13 @@ def end(db: Connection, rung: int, lives: Lives) -> None:
 def dying(db: Connection, places: Array, seqs: Array) -> pa.Table:
     """Of the events at these places, which the batches `seqs` take back, those with a price: as `refolded` reads them.
 
-    They must not have been dropped from the ledger yet.
+    They must not have been dropped yet. Finished bars are among them, with their `rung`; an event's is 0.
     """
     gone = pa.table({"pos": pa.array(places), "died": pa.array(seqs)})  # noqa: F841 - by its name
     priced = ledger.prices_at(db, places)  # noqa: F841 - by its name
     return db.sql(
-        "SELECT market, ts, price_type, pos >> 24 AS born, died FROM priced JOIN gone USING (pos)"
+        "SELECT market, ts, price_type, 0 AS rung, pos >> 24 AS born, died FROM priced JOIN gone USING (pos) UNION ALL "
+        "SELECT market, begins, 0, rung, pos >> 24, died FROM finished JOIN gone USING (pos)"
     ).to_arrow_table()
 
 
@@ -239,7 +246,7 @@ def refolded(
 
 
 def _folded(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Within) -> Partials:
-    """The events of these buckets, those of the tables and those of sealed files, folded."""
+    """The events of these buckets, those of the tables and those of sealed files, folded; and finished bars."""
 
     def fold(events: str, piece: pa.Table | None = None) -> Partials:
         assert buckets is not None  # both tables are read by their names
@@ -247,7 +254,7 @@ def _folded(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Wit
         relation = (
             f"(SELECT l.*, b.label, price > 0 AND {PRICED} AS priced FROM {events} l "
             f"JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
-            f"WHERE l.ts >= {wanted.low} AND l.ts < {wanted.high})"
+            f"WHERE l.ts >= {wanted.low} AND l.ts < {wanted.high} AND l.event <> {BAR})"
         )
         return from_arrow(kind, db.sql(schema.fold_sql(kind, relation, "label")).to_arrow_table())
 
@@ -257,6 +264,8 @@ def _folded(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Wit
     pieces = ledger.sealed_within(db, wanted)
     first = next(pieces, None)
     parts = [fold("ledger" if first is None else both, first), *(fold(alone, piece) for piece in pieces)]
+    if finished.some(db):
+        parts.append(finished.within(db, kind, rung, buckets, wanted))
     if len(parts) == 1:
         return parts[0]
     every = pa.concat_tables([to_arrow(part) for part in parts], promote_options="default")  # noqa: F841 - by its name
@@ -285,7 +294,7 @@ def _intervals(
     """(number of the bucket, born, died) of the events that were taken back and had set a price."""
     rows = db.sql(
         f"SELECT b.number, l.born, l.died FROM taken l JOIN buckets b ON l.market = b.slot AND {_within(rung)} "
-        f"WHERE {PRICED}"
+        f"WHERE l.rung <= {rung} AND ({PRICED} OR l.rung > 0)"
     ).fetchnumpy()
     return rows["number"], rows["born"], rows["died"]
 

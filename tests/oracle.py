@@ -4,7 +4,7 @@ It shares nothing with the product but the names of the measures: plain Python, 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Context, Decimal
@@ -253,6 +253,56 @@ def merged(rows: Iterable[tuple[Place, Candle]]) -> dict[Place, Candle]:
     for place, candle in rows:
         groups.setdefault(place, []).append(candle)
     return {place: merge(group) for place, group in groups.items()}
+
+
+# --- finished bars
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A bar that somebody else made; of every measure what it says."""
+
+    pos: int
+    rung: int  # seconds
+    begins: int  # µs
+    ends: int
+    measures: Mapping[str, Any]
+    firsts: Mapping[str, float]
+    lasts: Mapping[str, float]
+
+    def candle(self, names: Iterable[str]) -> Candle:
+        """The candle that it is."""
+        first, last = (self.begins, -1, -1, "", self.pos), (self.ends - 1, -1, -1, "", self.pos)
+        said = {name: (first, value) for name, value in self.firsts.items()}
+        said |= {name: (last, value) for name, value in self.lasts.items()}
+        return {**empty(names, self.pos >> 24), "born": self.pos >> 24, **said, **self.measures}
+
+
+def with_bars(
+    kind: str,
+    events: Sequence[Event],
+    bars: Sequence[Finished],
+    rung: int,
+    label: Callable[[int], int],
+    sources: Iterable[str],
+) -> dict[int, Candle]:
+    """What events and the bars of one market come to in buckets that are made of a stored resolution.
+
+    A bar counts where no event sets a price, and no shorter bar begins.
+    """
+    priced = [e.ts for e in events if e.price is not None and e.price > 0 and e.price_type in sources]
+    folded = fold(kind, events, lambda event: label(event.ts), {0: sources})
+    rows = [((0, t), candle) for (_, t), candle in folded.items()]
+    names = [name for name in _traded(kind, [NOBODY], ()) if name not in ("rev", "born", "whole")]
+    for bar in bars:
+        shorter = [other.begins for other in bars if other.rung < bar.rung]
+        beaten = any(bar.begins <= ts < bar.ends for ts in (*priced, *shorter))
+        if bar.rung <= rung and not beaten:
+            rows.append(((0, label(bar.begins)), bar.candle(names)))
+    return {t: candle for (_, t), candle in merged(rows).items()}
+
+
+NOBODY = Event(market=0, ts=0, pos=0)
 
 
 # --- calendars

@@ -3,6 +3,7 @@
 import shutil
 import tracemalloc
 from collections.abc import Sequence
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -172,7 +173,7 @@ async def test_bars_carry_every_measure_and_longer_ones_what_theirs_come_to(tmp_
         "trades_count": 3,
         "vwap": 15.7142857142857,
         "turnover": 33,
-        "turnover_volume": 2.1,
+        "turnover_volume": Decimal("2.1"),
         "buy_volume": 1,
         "sell_volume": 1.1,
         "total_fees": 0.75,

@@ -50,6 +50,7 @@ PATIENCE = {
     "lightweight.ohlcv": 25.0,
     "ingest.events": None,
     "ingest.bars": None,
+    "ingest.bars": None,
     "ingest.snapshots": None,
 }
 USUAL_PATIENCE = 30.0

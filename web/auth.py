@@ -17,6 +17,7 @@ WANTED: dict[str, Scope | None] = {
     "ui.asset": None,
     "ui.file": None,
     "ingest.events": "ingest",
+    "ingest.bars": "ingest",
     "ingest.snapshots": "ingest",
     "heartbeats.beats": "ingest",
     "heartbeats.coverage": "ingest",

@@ -1,11 +1,11 @@
-"""Events and prices of cards posted to us."""
+"""Events, finished bars and prices of cards posted to us."""
 
 from hashlib import sha256
 
 from msgspec import Struct
 from quart import Blueprint, Response
 
-from actors.decode import EVENTS, SNAPSHOTS, Form
+from actors.decode import BARS, EVENTS, SNAPSHOTS, Form
 from storage.errors import BadRequest
 from storage.records import Kind
 from web.auth import demand
@@ -24,18 +24,30 @@ class IngestQuery(Struct, frozen=True):
 @ingest.post("/events")
 async def events() -> Response:
     """Take events; the answer comes once they are on the disk."""
-    kind = params(IngestQuery).create
-    if kind is not None:
-        if kind not in CREATED:
-            raise BadRequest(f"create: expected perp or spot, got {kind!r:.100}")
-        demand("admin", services().settings)
-    return await _taken(EVENTS, None if kind is None else CREATED[kind])
+    return await _taken(EVENTS, _created())
+
+
+@ingest.post("/bars")
+async def bars() -> Response:
+    """Take finished bars."""
+    return await _taken(BARS, _created())
 
 
 @ingest.post("/snapshots")
 async def snapshots() -> Response:
     """Take prices of cards; variants that nobody knows are registered."""
     return await _taken(SNAPSHOTS)
+
+
+def _created() -> Kind | None:
+    """What markets that nobody knows are to be registered as."""
+    kind = params(IngestQuery).create
+    if kind is None:
+        return None
+    if kind not in CREATED:
+        raise BadRequest(f"create: expected perp or spot, got {kind!r:.100}")
+    demand("admin", services().settings)
+    return CREATED[kind]
 
 
 async def _taken(form: Form, create: Kind | None = None) -> Response:

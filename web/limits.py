@@ -87,7 +87,7 @@ class Limiter:
         group = GROUPS.get(endpoint, "other")
         if group is None or not self._limits[group]:
             return
-        if endpoint in ("ingest.events", "ingest.snapshots") and asked.known and not self._replaced:
+        if endpoint in ("ingest.events", "ingest.bars", "ingest.snapshots") and asked.known and not self._replaced:
             return  # a feeder with a key of its own is slowed down by the journal, not by a count
         await self.turn(group, _hashed(presented(asked)) if asked.known else asked.address)
 

@@ -18,6 +18,7 @@ from actors.bodies import ARROW, JSON, MANY, NDJSON
 from actors.decode import Decoded, UnsupportedMediaType, decode, decompress
 from actors.words import LEAST_MS
 from storage import decimals
+from storage.calendar import Calendar
 from storage.errors import BadRequest, TooLarge
 from storage.events import EVENT_CODE, INTEGERS, PRICE_CODE, TEXTS, Events
 from storage.records import KIND_CODE
@@ -42,6 +43,9 @@ class Registry:
 
     def slot_of_contract(self, chain_id: int | None, address: str) -> int | None:
         return GOLD if address == "0xab" and chain_id in (None, 137) else None
+
+    def calendar(self, _: int) -> Calendar:
+        return Calendar.parse()
 
 
 def lines(events: Sequence[Any]) -> bytes:

@@ -45,7 +45,7 @@ class Registry:
     def slot_of_contract(self, *_: object) -> int | None:
         raise AssertionError("a price of a card names no contract")
 
-    def calendar(self, slot: int) -> Calendar:
+    def calendar(self, _: int) -> Calendar:
         raise AssertionError("a price of a card lies in no trading day")
 
 

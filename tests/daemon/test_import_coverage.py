@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from daemon import importing
+from daemon.importing import What
 from storage.errors import Unavailable
 from storage.spans import Spans
 from tests.daemon.test_importing import candled, csv, imported, plan, trades
@@ -61,12 +62,12 @@ async def test_a_run_that_goes_on_covers_what_the_one_before_it_took(
     submit = importing.Direct.submit
     taken = 0
 
-    async def cut_off(self: importing.Direct, body: bytes) -> bytes:
+    async def cut_off(self: importing.Direct, body: bytes, what: What) -> bytes:
         nonlocal taken
         taken += 1
         if taken == 6:
             raise Unavailable("the plug was pulled")
-        return await submit(self, body)
+        return await submit(self, body, what)
 
     monkeypatch.setattr(importing.Direct, "submit", cut_off)
     with pytest.raises(ExceptionGroup):

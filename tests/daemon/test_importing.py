@@ -19,7 +19,7 @@ import zstandard
 
 from daemon import importing
 from daemon.config import Config, load
-from daemon.importing import Plan, Tally
+from daemon.importing import Plan, Tally, What
 from storage.errors import BadRequest, Unavailable
 from storage.mapping import Times
 from storage.records import Kind
@@ -154,12 +154,12 @@ async def test_rows_that_were_taken_are_passed_over_by_the_next_run(
     file = csv(tmp_path / "a.csv", trades(1000, ids=True))
     submit, asked = importing.Direct.submit, 0
 
-    async def failing(self: importing.Direct, body: bytes) -> bytes:
+    async def failing(self: importing.Direct, body: bytes, what: What) -> bytes:
         nonlocal asked
         asked += 1
         if asked > 6:
             raise Unavailable("the plug was pulled")
-        return await submit(self, body)
+        return await submit(self, body, what)
 
     with monkeypatch.context() as patch:
         patch.setattr(importing.Direct, "submit", failing)
@@ -272,7 +272,7 @@ async def test_texts_of_names_stay_what_they_are(tmp_path: Path) -> None:
             {"timestamp": f"2023-11-15T12:00:0{i}Z", "price": 5, "trade_id": name} for i, name in enumerate(listed)
         ]
         for file in (csv(tmp_path / f"{n}.csv", rows), ndjson(tmp_path / f"{n}.ndjson", rows)):
-            with importing.sources(plan(file, market="M")) as ((read_, choices),):
+            with importing.sources(plan(file, market="M")) as ((read_, choices, _),):
                 found = [row["trade_id"] for batch in read_.read(choices, "", 0, 10) for row in batch.to_pylist()]
             assert found == listed, file
 
@@ -283,10 +283,10 @@ async def test_rows_of_one_instant_count_in_their_order_however_slow_a_request_i
     monkeypatch.setattr(importing, "ROWS", 3)
     submit, waiting = importing.Direct.submit, [0.02, 0.0]
 
-    async def slow(self: importing.Direct, body: bytes) -> bytes:
+    async def slow(self: importing.Direct, body: bytes, what: What) -> bytes:
         await trio.sleep(waiting.pop() if waiting else 0.0)
         waiting.append(0.0 if waiting else 0.02)
-        return await submit(self, body)
+        return await submit(self, body, what)
 
     monkeypatch.setattr(importing.Direct, "submit", slow)
     rows: list[dict[str, object]] = [{"timestamp": "2023-11-15T12:00:00Z", "price": 100 + n} for n in range(30)]
@@ -334,13 +334,13 @@ async def test_an_arrow_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 async def test_volume_and_size_are_both_read_from_columns_of_these_names(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"time": 1_700_000_000, "price": 5, "size": "", "volume": 3}]
-    with importing.sources(plan(csv(tmp_path / "a.csv", rows), market="M")) as ((_, choices),):
+    with importing.sources(plan(csv(tmp_path / "a.csv", rows), market="M")) as ((_, choices, _),):
         assert {"size", "volume"} <= {choice.field for choice in choices}
     # Another's volume may be the size, or count another currency.
     for names in (("volume",), ("qty", "volume")):
         named: dict[str, object] = dict.fromkeys(names, 3)
         with importing.sources(plan(csv(tmp_path / "b.csv", [{"time": 1, "price": 5, **named}]), market="M")) as some:
-            ((_, choices),) = some
+            ((_, choices, _),) = some
             assert [(each.field, each.origin) for each in choices if each.field in ("size", "volume")] == [
                 ("size", names[0])
             ]
