@@ -50,7 +50,6 @@ PATIENCE = {
     "lightweight.ohlcv": 25.0,
     "ingest.events": None,
     "ingest.bars": None,
-    "ingest.bars": None,
     "ingest.snapshots": None,
 }
 USUAL_PATIENCE = 30.0
