@@ -115,13 +115,14 @@ class Marker:
         if not window.time:
             return []
         bars = Stretch(market, resolution, np.array(window.time, np.int64), end)
-        events = await self._events(bars)
-        found = [*_funding(bars, events), *await self._gaps(bars, now), *await self._own(bars, place)]
+        events, rate = await self._events(bars)
+        found = [*_funding(bars, events, rate), *await self._gaps(bars, now), *await self._own(bars, place)]
         if place == "bars":
             found += _trades(bars, events)
         return bars.chosen(found)
 
-    async def _events(self, bars: "Stretch") -> pa.Table:
+    async def _events(self, bars: "Stretch") -> tuple[pa.Table, float | None]:
+        """The notable events of a stretch, and the funding rate before it."""
         market, calendar = bars.market, bars.calendar
         first, last = (int(calendar.day(np.array([at]))[0]) for at in (bars.low, bars.high - 1))
         days = await self._engine.window(market, ONE_DAY, first, last + 1, min(MOST, (last - first) // DAY + 1))
@@ -131,12 +132,14 @@ class Marker:
         waiting = [
             Unflushed(some.last, some.events, [dead.pos for _, dead in some.dead]) for some in self._writer.rounds
         ]
-        # What the rate was before tells whether the first one is a change.
-        back = 2 * (market.funding_interval or FUNDING_INTERVAL) * MICROS if market.kind == "perp" else 0
-        found: pa.Table = await self._read(
-            notable.within, waiting, market.slot, max(0, bars.low - back), bars.high, large
-        )
-        return found
+        found: pa.Table = await self._read(notable.within, waiting, market.slot, bars.low, bars.high, large)
+        rated = found.filter(pc.equal(found.column("event"), FUNDING))
+        rate = None
+        if rated.num_rows:  # what it was before tells whether the first one is a change
+            first = rated.column("ts")[0].as_py()
+            back = 2 * (market.funding_interval or FUNDING_INTERVAL) * MICROS
+            rate = await self._read(notable.rate_before, waiting, market.slot, max(0, first - back), first)
+        return found, rate
 
     async def _gaps(self, bars: "Stretch", now: int) -> list[Mark]:
         found = await gaps.gaps(
@@ -198,9 +201,7 @@ class Stretch:
 
 def _trades(bars: Stretch, events: pa.Table) -> list[Mark]:
     """Liquidations and large trades."""
-    events = events.filter(
-        pc.and_(pc.not_equal(events.column("event"), FUNDING), pc.greater_equal(events.column("ts"), bars.low))
-    )
+    events = events.filter(pc.not_equal(events.column("event"), FUNDING))
     liquidated = pc.equal(events.column("event"), LIQUIDATION)
     return [
         *_traded(bars, events.filter(liquidated), True),
@@ -226,12 +227,12 @@ def _traded(bars: Stretch, events: pa.Table, liquidated: bool) -> list[Mark]:
     return found
 
 
-def _funding(bars: Stretch, events: pa.Table) -> list[Mark]:
+def _funding(bars: Stretch, events: pa.Table, rate: float | None) -> list[Mark]:
     """Where the funding rate became another one."""
     rows = events.filter(pc.equal(events.column("event"), FUNDING))
     ts, rates, places = (rows.column(name).to_numpy() for name in ("ts", "funding_rate", "pos"))
-    before = np.append(np.nan, rates[:-1])
-    changed = np.flatnonzero((rates != before) & (ts >= bars.low))
+    before = np.append(np.nan if rate is None else rate, rates)[:-1]
+    changed = np.flatnonzero(rates != before)
     found = []
     for i in changed[bars.heaviest(ts[changed], ts[changed].astype(np.float64))].tolist():
         was = "" if np.isnan(before[i]) else f" (was {100 * before[i]:.6g} %)"

@@ -21,6 +21,7 @@ TRADES = tuple(EVENT_CODE[name] for name in ("Trade", "PositionOpened", "Positio
 LIQUIDATION = EVENT_CODE["PositionLiquidated"]
 FUNDING = EVENT_CODE["FundingRateUpdated"]
 COLUMNS = ("market", "ts", "pos", "event", "side", "price", "volume", "funding_rate")
+RATES = ("market", "ts", "pos", "event", "funding_rate")
 SCHEMA = pa.schema(
     [
         *((name, pa.int64()) for name in ("ts", "pos", "event", "side")),
@@ -30,6 +31,7 @@ SCHEMA = pa.schema(
 
 EVENTS = 2_000_000  # sealed events of the market that are looked through, the newest
 FILES = 100  # in at most so many files
+HOUR = 3_600_000_000  # µs
 PIECE = 500_000  # about so many events of a file are read at a time
 
 
@@ -51,26 +53,55 @@ def within(db: Connection, waiting: Sequence[Unflushed], market: int, low: int, 
     `waiting` is what was committed when the snapshot behind `db` was not there yet. Of very many events, those that are
     long past are left out; and so are those in files that cannot be read.
     """
-    applied = candles.applied(db)
-    waiting = [some for some in waiting if some.last > applied]
-    gone = np.array([pos for some in waiting for pos in some.dead], np.int64)
-    fresh = [
-        to_arrow(events.take(np.flatnonzero(events.integers("market") == market)))
-        for some in waiting
-        for events in some.events
-    ]
+    fresh, gone = _fresh(db, waiting, market)
     kept = db.sql(
         f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE market = ? AND ts >= ? AND ts < ? "
         f"AND (event IN ({LIQUIDATION}, {FUNDING}) OR volume >= ?)",
         params=[market, low, high, float(large.least.min())],
     ).to_arrow_table()
-    tables = [_told(table, low, high, large) for table in (*fresh, kept, *_sealed(db, market, low, high, large))]
-    found = pa.concat_tables(tables)
+    tables = [*fresh, kept, *_sealed(db, market, low, high, COLUMNS)]
+    found = pa.concat_tables(_told(_notable(table, low, high, large)) for table in tables)
     found = found.filter(pa.array(~np.isin(found.column("pos").to_numpy(), gone)))
     return found.sort_by([("ts", "ascending"), ("pos", "ascending")])
 
 
-def _sealed(db: Connection, market: int, low: int, high: int, large: Large) -> Iterator[pa.Table]:
+def rate_before(db: Connection, waiting: Sequence[Unflushed], market: int, low: int, high: int) -> float | None:
+    """The newest funding rate of a market (slot) with low ≤ ts < high (µs), as `within` finds it."""
+    fresh, gone = _fresh(db, waiting, market)
+    span = HOUR
+    while low < high:
+        begin = max(low, high - span)
+        kept = db.sql(
+            f"SELECT {', '.join(RATES)} FROM ledger WHERE market = ? AND ts >= ? AND ts < ? AND event = {FUNDING}",
+            params=[market, begin, high],
+        ).to_arrow_table()
+        tables = [*fresh, kept, *_sealed(db, market, begin, high, RATES)]
+        found = pa.concat_tables(
+            _told(table.filter(pa.array(_rates(table) & _between(table, begin, high)))) for table in tables
+        )
+        found = found.filter(pa.array(~np.isin(found.column("pos").to_numpy(), gone)))
+        if found.num_rows:
+            newest = found.sort_by([("ts", "descending"), ("pos", "descending")])
+            return float(newest.column("funding_rate")[0].as_py())
+        high, span = begin, 4 * span
+    return None
+
+
+def _fresh(db: Connection, waiting: Sequence[Unflushed], market: int) -> tuple[list[pa.Table], Array]:
+    """The market's events that the snapshot lacks, and the places of those that are no more."""
+    applied = candles.applied(db)
+    waiting = [some for some in waiting if some.last > applied]
+    gone = np.array([pos for some in waiting for pos in some.dead], np.int64)
+    tables = [
+        to_arrow(events.take(np.flatnonzero(events.integers("market") == market)))
+        for some in waiting
+        for events in some.events
+    ]
+    return tables, gone
+
+
+def _sealed(db: Connection, market: int, low: int, high: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    """The market's sealed events, the newest pieces first."""
     files = [
         file
         for file in manifest.listed(db)
@@ -85,10 +116,9 @@ def _sealed(db: Connection, market: int, low: int, high: int, large: Large) -> I
                 return
             try:
                 wanted = Within(np.array([market]), begin, end, EVER)
-                for table in sealed.within(manifest.folder(db), file, wanted, COLUMNS):
+                for table in sealed.within(manifest.folder(db), file, wanted, columns):
                     looked += table.num_rows
-                    some = _told(table, begin, end, large)
-                    yield some.filter(pa.array(manifest.living(db, some.column("pos").to_numpy())))
+                    yield table.filter(pa.array(manifest.living(db, table.column("pos").to_numpy())))
             except Damaged as damage:
                 log.error("%s; its events have no marks", damage)
                 break
@@ -104,19 +134,45 @@ def _pieces(file: Sealed, low: int, high: int) -> Iterator[tuple[int, int]]:
             yield begin, end
 
 
-def _told(table: pa.Table, low: int, high: int, large: Large) -> pa.Table:
-    """What is notable of some events of one market."""
-    columns = []
-    for field in SCHEMA:
-        if field.name not in table.column_names:
-            nothing = 0 if field.name == "event" else None
-            columns.append(pa.array([nothing] * table.num_rows, field.type))
-            continue
-        columns.append(table.column(field.name).cast(field.type))
-    found = pa.Table.from_arrays(columns, schema=SCHEMA)
-    ts, event = (found.column(name).to_numpy() for name in ("ts", "event"))
-    volume = pc.fill_null(found.column("volume"), 0.0).to_numpy()
-    rate = found.column("funding_rate").is_valid().to_numpy()
-    keep = (event == LIQUIDATION) | ((event == FUNDING) & rate)
-    keep |= np.isin(event, TRADES) & (volume > 0) & (volume >= large.at(ts))
-    return found.filter(pa.array(keep & (ts >= low) & (ts < high)))
+def _notable(table: pa.Table, low: int, high: int, large: Large) -> pa.Table:
+    """Those of some events of one market that are notable."""
+    event = _events(table)
+    keep = (event == LIQUIDATION) | _rates(table)
+    if "volume" in table.column_names:
+        volume = pc.fill_null(table.column("volume").cast(pa.float64()), 0.0).to_numpy()
+        keep |= np.isin(event, TRADES) & (volume > 0) & (volume >= large.at(table.column("ts").to_numpy()))
+    return table.filter(pa.array(keep & _between(table, low, high)))
+
+
+def _between(table: pa.Table, low: int, high: int) -> Array:
+    ts = table.column("ts").to_numpy()
+    found: Array = (ts >= low) & (ts < high)
+    return found
+
+
+def _rates(table: pa.Table) -> Array:
+    """Which events say a funding rate."""
+    if "funding_rate" not in table.column_names:
+        return np.zeros(table.num_rows, np.bool_)
+    found: Array = (_events(table) == FUNDING) & table.column("funding_rate").is_valid().to_numpy()
+    return found
+
+
+def _events(table: pa.Table) -> Array:
+    if "event" not in table.column_names:
+        return np.zeros(table.num_rows, np.uint8)
+    found: Array = table.column("event").to_numpy()
+    return found
+
+
+def _told(table: pa.Table) -> pa.Table:
+    """Events in the columns of SCHEMA."""
+    columns = [
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in SCHEMA
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA).set_column(
+        SCHEMA.get_field_index("event"), "event", pa.array(_events(table), pa.int64())
+    )

@@ -125,6 +125,21 @@ async def test_a_funding_rate_is_marked_where_it_changes(perp: Web) -> None:
     ]
 
 
+async def test_a_rate_is_the_same_as_hours_ago_unless_that_was_taken_back(perp: Web) -> None:
+    funding = {"event_type": "FundingRateUpdated", "funding_rate": 0.0001}
+    await events(
+        perp,
+        {"second": -14 * HOUR, **funding},
+        {"second": -13 * HOUR, **funding, "funding_rate": 0.0002, "trade_id": "x"},
+        {"second": -17 * HOUR, **funding, "funding_rate": 0.0003},
+        {"second": -600, **funding},
+    )
+    assert await told(perp, verb="timescale_marks") == [(-600, "Funding 0.01 % (was 0.02 %)")]
+    gone = {"market_symbol": "BTC", "trade_id": "x", "removed": True}
+    await perp.stack.intake.submit(msgspec.json.encode(gone), "application/json")
+    assert await told(perp, verb="timescale_marks") == []
+
+
 async def test_a_gap_is_marked_at_the_bar_before_it(web: Web) -> None:
     await web.trades((NOW - 42 * MINUTE, 100), (NOW - 30 * MINUTE, 100))
     assert await told(web, "GOLD") == []  # nobody said yet what they saw
