@@ -58,7 +58,7 @@ class Lives:
 
 
 def adopt(db: Connection, epoch: str) -> int:
-    """The applied seq of this database if it belongs to the journal of this epoch; a new one begins at 0.
+    """The applied seq of this database if it belongs to the journal of this epoch, or to none; a new one begins at 0.
 
     Raises BrokenStore where it belongs to another journal.
     """
@@ -67,7 +67,9 @@ def adopt(db: Connection, epoch: str) -> int:
         db.execute("INSERT INTO meta VALUES (?, 0)", [epoch])
         return 0
     ((known, seq),) = rows
-    if known != epoch:
+    if not known:
+        db.execute("UPDATE meta SET epoch = ?", [epoch])
+    elif known != epoch:
         raise BrokenStore(f"the database belongs to journal {known!r}, the journal beside it is {epoch!r}")
     return int(seq)
 

@@ -101,15 +101,19 @@ def living(db: Connection, places: Array) -> Array:
 
 
 def settle(db: Connection, root: Path, kept_from: int) -> bool:
-    """Bring manifest and folder together at a start; whether a database that is rebuilt will lack something.
+    """Bring manifest and folder together at a start; whether a database that is rebuilt will lack something, and needs
+    another epoch (`candles.adopt`).
 
     `kept_from` is the oldest batch that the journal has. A file that no row names was left by a crash and is removed
     if its batches are elsewhere; if they are not, as in a new database, it gets its row. Of batches that are nowhere
     there is a row, too, which says so.
     """
-    known = db.execute("SELECT applied_seq FROM meta").fetchall()
-    new, applied = not known, known[0][0] if known else 0
-    named = {file.file for file in listed(db)}
+    known = db.execute("SELECT epoch, applied_seq FROM meta").fetchall()
+    new = not known
+    epoch, applied = known[0] if known else ("", 0)
+    before = listed(db)
+    named = {file.file for file in before}
+    missed = set() if new else {file.file for file in before if file.damaged}  # a rebuild has begun without them
     for file in _found(root):
         reached = through(db)
         if file.file in named:
@@ -127,10 +131,13 @@ def settle(db: Connection, root: Path, kept_from: int) -> bool:
         path.unlink()
     for file in listed(db):
         if file.content:
-            damage(db, file, sealed.check(root, file, whole=file.last > applied))
+            damage(db, file, sealed.check(root, file, whole=file.last > applied or bool(file.damaged)))
         else:
             damage(db, file, file.damaged)
-    return new and any(file.damaged for file in listed(db))
+    if any(file.damaged and file.last > applied and file.file not in missed for file in listed(db)):
+        db.execute("UPDATE meta SET epoch = ''")  # kept until there is another, whatever happens before
+        return True
+    return not new and not epoch
 
 
 def _lose(db: Connection, first: int, last: int) -> None:

@@ -57,7 +57,7 @@ class MemoryMarkets:
         }
         self._streams: dict[tuple[str, str], MemoryStream] = {}
         self.resnapshots = self.joining = self.joined = 0
-        self.failing = False
+        self.failing: Exception | None = None  # what subscribing ends with
         self.gate: trio.Event | None = None  # holds subscriptions up until it is set
 
     def stream(self, symbol: str = "GOLD", resolution: str = "1") -> MemoryStream:
@@ -102,8 +102,8 @@ class MemoryMarkets:
     async def subscribe(
         self, market: Market, resolution: Resolution, subscription: Subscription, *, bars: int, since: int | None
     ) -> Topic:
-        if self.failing:
-            raise RuntimeError("out of order")
+        if self.failing is not None:
+            raise self.failing
         stream = self.stream(market.market_symbol, resolution.name)
         joined = trio.Event()
         self.joining += 1

@@ -229,6 +229,34 @@ async def test_a_rebuild_that_is_stopped_goes_on_where_it_was_with_all_that_was_
 
 
 @pytest.mark.usefixtures("small")
+async def test_a_file_that_is_damaged_before_a_rebuild_goes_on_is_named_and_the_rest_serves(
+    tmp_path: Path,
+) -> None:
+    model = Model()
+    producer = Producer(6, model)
+    data = tmp_path / "data"
+    await lived(data, producer)
+    lose(data)
+    async with rebuilding(data) as stack:
+        epoch = stack.engine.epoch
+        await stack.writer.flushed(1)
+        last = stack.sealing.files[-1]
+        assert stack.writer.applied < last.first
+    content = bytearray((data / "raw" / last.file).read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    (data / "raw" / last.file).write_bytes(content)
+    epochs = []
+    for _ in range(2):
+        async with running(data) as stack:
+            epochs.append(stack.engine.epoch)
+            assert [last.file in why for why in await stack.store.damage()] == [True]
+            shown = await read(stack, "GOLD", "1D")
+            assert 0 < sum(row[6] for row in shown) < sum(row[6] for row in model.bars("GOLD", "1D"))
+            assert (await producer.say(stack, producer.next_words(5, 0))).accepted == 5
+    assert epochs[0] == epochs[1] != epoch
+
+
+@pytest.mark.usefixtures("small")
 async def test_no_more_is_taken_than_there_is_room_for_until_the_store_is_there(tmp_path: Path) -> None:
     model = Model()
     producer = Producer(5, model)

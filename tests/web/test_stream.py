@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trio_websocket import ConnectionClosed
 
 from actors.hub import Hub
+from storage.errors import Unavailable
 from tests.memory_markets import MemoryMarkets
 from tests.ws_client import Chart, Client, a_stalled_reader, connected, frames
 from web.listener import listen
@@ -339,10 +340,19 @@ async def test_a_failure_of_ours_is_an_internal_error_and_the_connection_stays(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with serving() as served, served.connect() as client:
-        served.markets.failing = True
+        served.markets.failing = RuntimeError("out of order")
         assert (await client.ask(**SUBSCRIBE))["code"] == "internal"
         assert "could not be answered" in caplog.text
-        served.markets.failing = False
+        served.markets.failing = None
+        assert (await client.ask(**SUBSCRIBE))["type"] == "subscribed"
+
+
+async def test_what_cannot_be_had_now_is_an_error_of_its_own_and_can_be_asked_for_again() -> None:
+    async with serving() as served, served.connect() as client:
+        served.markets.failing = Unavailable("rebuilding the store: 43 %, about 7 s left", retry_after=7)
+        answer = await client.ask(**SUBSCRIBE)
+        assert (answer["code"], answer["message"]) == ("unavailable", "rebuilding the store: 43 %, about 7 s left")
+        served.markets.failing = None
         assert (await client.ask(**SUBSCRIBE))["type"] == "subscribed"
 
 
