@@ -151,6 +151,13 @@ class Config(Struct, frozen=True, kw_only=True):
     query_seconds: Annotated[float, Setting("How long a query may run before it is cancelled.", number(0.1, 3600))] = (
         30.0
     )
+    saved_bytes_per_user: Annotated[
+        int,
+        Setting(
+            "Bytes of layouts, templates and drawings that may be saved for one user of a client.", whole(0, 1 << 40)
+        ),
+    ] = 32 << 20
+    saved_bytes: Annotated[int, Setting("The same for all of them together.", whole(0, 1 << 40))] = 1 << 30
     market_data_cache_ttl: Annotated[
         float,
         Setting(

@@ -147,6 +147,8 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
+        saved_per_user=config.saved_bytes_per_user,
+        saved=config.saved_bytes,
         market_seconds=config.market_data_cache_ttl,
     )
 

@@ -189,6 +189,41 @@ MIGRATIONS: Sequence[Migration] = (
         """,
         "CREATE INDEX marks_at ON marks (slot, at)",
     ),
+    (
+        """
+        CREATE TABLE saved (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            client TEXT NOT NULL,
+            user TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            place TEXT NOT NULL,
+            name TEXT NOT NULL,
+            symbol TEXT NOT NULL,
+            resolution TEXT NOT NULL,
+            content TEXT NOT NULL,
+            bytes INTEGER NOT NULL,
+            changed INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX saved_whose ON saved (client, user, kind, place, name, bytes)",
+        "CREATE TABLE saved_bytes (bytes INTEGER NOT NULL)",
+        "INSERT INTO saved_bytes VALUES (0)",
+        """
+        CREATE TRIGGER saved_added AFTER INSERT ON saved BEGIN
+            UPDATE saved_bytes SET bytes = bytes + new.bytes;
+        END
+        """,
+        """
+        CREATE TRIGGER saved_changed AFTER UPDATE OF bytes ON saved BEGIN
+            UPDATE saved_bytes SET bytes = bytes + new.bytes - old.bytes;
+        END
+        """,
+        """
+        CREATE TRIGGER saved_removed AFTER DELETE ON saved BEGIN
+            UPDATE saved_bytes SET bytes = bytes - old.bytes;
+        END
+        """,
+    ),
 )
 
 

@@ -28,6 +28,7 @@ from web.gaps import gaps
 from web.health import health
 from web.heartbeats import heartbeats
 from web.ingest import ingest
+from web.layouts import layouts
 from web.lightweight import lightweight
 from web.limits import Limiter
 from web.markets import Symbol, markets
@@ -144,6 +145,7 @@ class App(QuartTrio):
             symbols,
             quotes,
             lightweight,
+            layouts,
             ingest,
             heartbeats,
             export.export,

@@ -16,6 +16,9 @@ WANTED: dict[str, Scope | None] = {
     "ui.index": None,
     "ui.asset": None,
     "ui.file": None,
+    # Whoever may look at charts may save what they look like.
+    **{f"layouts.{verb}_{what}": "read" for verb in ("save", "remove") for what in ("chart", "study", "tool")},
+    "layouts.save_drawings": "read",
     "ingest.events": "ingest",
     "ingest.bars": "ingest",
     "ingest.snapshots": "ingest",

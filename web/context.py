@@ -66,6 +66,8 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()
+    saved_per_user: int = 32 << 20  # bytes of layouts, templates and drawings
+    saved: int = 1 << 30  # of all of them
     market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks
     static: Path = Path(__file__).parent / "static"  # the built page

@@ -17,7 +17,8 @@ from storage.errors import (
     Unavailable,
     UnknownMarket,
 )
-from web import lightweight
+from storage.layouts import UnknownLayout
+from web import layouts, lightweight
 from web.auth import KeyNeeded
 from web.context import Request, reply, request, services
 from web.limits import RateLimited
@@ -35,6 +36,7 @@ STATUS: tuple[tuple[type[BaseException], int], ...] = (
     (BadRequest, 400),
     (UnknownMarket, 404),
     (UnknownGroup, 404),
+    (UnknownLayout, 404),
     (Conflict, 409),
     (KeyReused, 422),
     (KeyNeeded, 401),
@@ -59,6 +61,8 @@ async def answered(error: Exception) -> Response:
         log.error("request %s (%s %r) failed", asked.number, asked.method, asked.path, exc_info=error)
     message = _message(error, asked, status)
     headers = _headers(error, asked)
+    if asked.path.startswith(layouts.PREFIX):
+        return reply(layouts.told(message), status, headers)
     if asked.path.startswith(lightweight.PREFIX):
         return reply(lightweight.told(error, status, message), status, headers)
     if not asked.path.startswith(UDF):

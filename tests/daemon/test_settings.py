@@ -41,6 +41,8 @@ OTHER: dict[str, str] = {
     "max_body_bytes": "4096",
     "max_concurrent_queries": "3",
     "query_seconds": "4",
+    "saved_bytes_per_user": "20000",
+    "saved_bytes": "30000",
     "market_data_cache_ttl": "7",
     "rate_limit_window_ms": "5000",
     "rate_limit_requests": "6",
