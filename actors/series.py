@@ -83,7 +83,7 @@ async def parsed(text: str, named: Named) -> Expression:
     """
     text = text.strip()
     if not 0 < len(text) <= LONGEST:
-        raise BadRequest(f"expr: expected a symbol, or two with one of + - * / between, got {text!r:.100}")
+        raise BadRequest(f"expected a symbol, or two with one of + - * / between, got {text!r:.100}")
     try:
         return Expression(await named(text))
     except UnknownMarket as error:
@@ -98,9 +98,9 @@ async def parsed(text: str, named: Named) -> Expression:
             unknown = error
             continue
         if isinstance(left, float) and isinstance(right, float):
-            raise BadRequest(f"expr: expected a symbol on one side at least, got {text!r:.100}")
+            raise BadRequest(f"expected a symbol on one side at least, got {text!r:.100}")
         return Expression(left, match.group(), right)
-    raise UnknownMarket(f"expr: {unknown}")
+    raise unknown
 
 
 async def _operand(text: str, named: Named) -> Operand:
@@ -109,7 +109,7 @@ async def _operand(text: str, named: Named) -> Operand:
     except ValueError:
         return await named(text)
     if not np.isfinite(value) or value == 0:
-        raise BadRequest(f"expr: expected a number other than 0, got {text!r:.100}")
+        raise BadRequest(f"expected a number other than 0, got {text!r:.100}")
     return value
 
 

@@ -33,6 +33,7 @@ from web.lightweight import lightweight
 from web.limits import Limiter
 from web.markets import Symbol, markets
 from web.marks import marks
+from web.pictures import pictures
 from web.prices import prices
 from web.quotes import quotes
 from web.series import combining
@@ -152,6 +153,7 @@ class App(QuartTrio):
             gaps,
             marks,
             prices,
+            pictures,
             combining,
             markets,
             cards,

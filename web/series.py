@@ -95,10 +95,11 @@ async def combined() -> Response:
         resolution = resolution_named(query.resolution)
     asked = indicators.parsed(query.indicators)
     start, end = _window(query.start, query.end)
-    expression = await series.parsed(query.expr, engine().market)
+    with blamed("expr"):
+        expression = await series.parsed(query.expr, engine().market)
     limit = min(query.limit, MOST_LISTED)
     found = await series.series(engine(), expression, resolution, start, end, limit, asked)
-    headers = _kept(found, resolution)
+    headers = kept(found, resolution)
     if "ETag" in headers and unchanged(headers["ETag"]):
         return reply(b"", 304, headers)
     lines: list[Shown] = await apart(_lines, asked, found)
@@ -167,7 +168,7 @@ def _lines(asked: Sequence[Asked], found: Series) -> list[Shown]:
     ]
 
 
-def _kept(found: Series, resolution: Resolution) -> dict[str, str]:
+def kept(found: Series, resolution: Resolution) -> dict[str, str]:
     """As for history: bars that nothing is open in are told apart by the newest change among them."""
     headers = {"X-Cursor": f"{engine().epoch}.{found.seq}", "Cache-Control": NO_STORE}
     if not found.open_bar:

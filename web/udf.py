@@ -12,7 +12,7 @@ from quart import Blueprint, Response
 
 from actors.reading import Window
 from storage.calendar import parse
-from storage.errors import BadRequest, UnknownMarket, UnknownResolution
+from storage.errors import BadRequest, UnknownMarket
 from storage.records import EXCHANGES, TYPES, Kind
 from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, unchanged
 from web.symbols import RESOLUTIONS
@@ -131,7 +131,7 @@ def blamed(name: str) -> Iterator[None]:
     """What is wrong with the value of a parameter names the parameter too."""
     try:
         yield
-    except (UnknownMarket, UnknownResolution) as error:
+    except (UnknownMarket, BadRequest) as error:
         error.args = (f"{name}: {error}",)
         raise
 

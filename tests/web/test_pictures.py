@@ -1,0 +1,103 @@
+"""Pictures of charts: what is in them, and what is refused."""
+
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from tests.web.conftest import NOW, Web, serving
+
+HOSTILE = 'A<script>"$x^2$&'
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    async with serving(tmp_path / "data") as running:
+        await running.market("GOLD")
+        await running.market("BTC/USD")
+        await running.market(HOSTILE)
+        for symbol in ("GOLD", "BTC/USD", HOSTILE):
+            trades = [(NOW - 60 * n, 100 + n % 7 - n % 3) for n in range(200)]
+            await running.trades(*trades, symbol=symbol)
+        yield running
+
+
+async def svg(web: Web, path: str) -> str:
+    answer = await web.get(f"/api/charts/{path}")
+    assert answer.status_code == 200, await answer.get_data()
+    assert answer.headers["Content-Type"].startswith("image/svg+xml")
+    text = await answer.get_data(as_text=True)
+    assert ElementTree.fromstring(text).tag == f"{SVG}svg"
+    return str(text)
+
+
+async def test_a_png_is_as_large_as_it_was_asked_to_be_and_shows_the_bars(web: Web) -> None:
+    answer = await web.get(
+        "/api/charts/GOLD.png?resolution=1&bars=20&width=640&height=335&theme=dark&indicators=sma:10"
+    )
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
+    image = Image.open(io.BytesIO(await answer.get_data(as_text=False))).convert("RGB")
+    assert image.size == (640, 335)
+    colors = {color for _, color in image.getcolors(1 << 20) or []}
+    assert {(0x12, 0x16, 0x1C), (0xEF, 0x53, 0x50), (0x26, 0xA1, 0x7B), (0x58, 0xA6, 0xFF)} <= colors
+
+
+async def test_an_svg_holds_a_body_for_each_bar(web: Web) -> None:
+    counts = []
+    for bars in (20, 50):
+        text = await svg(web, f"gold.svg?resolution=1&bars={bars}")
+        counts.append(sum(text.count(f'id="PatchCollection_{n}"') for n in (1, 2)))
+        bodies = ElementTree.fromstring(text).findall(f".//{SVG}g[@id='PatchCollection_1']/{SVG}path")
+        falling = ElementTree.fromstring(text).findall(f".//{SVG}g[@id='PatchCollection_2']/{SVG}path")
+        assert len(bodies) + len(falling) == bars
+    assert counts == [2, 2]
+
+
+async def test_any_name_an_expression_and_every_indicator_can_be_drawn(web: Web) -> None:
+    asked = "resolution=1&bars=40&indicators=sma,bb,rsi,macd,atr,vwap"
+    for path in ("BTC/USD.svg", "GOLD/BTC/USD.svg", "A%3Cscript%3E%22$x%5E2$&.svg"):
+        text = await svg(web, f"{path}?{asked}")
+        assert "<script" not in text
+
+
+async def test_a_picture_is_the_same_until_a_bar_changes(web: Web) -> None:
+    web.clock.now += 3600
+    path = "/api/charts/GOLD.svg?resolution=1&bars=30"
+    first = await web.get(path)
+    again = await web.get(path)
+    assert await first.get_data() == await again.get_data()
+    assert (await web.get(path, headers={"If-None-Match": first.headers["ETag"]})).status_code == 304
+    await web.trades((NOW - 300, 150))
+    after = await web.get(path, headers={"If-None-Match": first.headers["ETag"]})
+    assert after.status_code == 200
+    assert await after.get_data() != await first.get_data()
+
+
+async def test_nothing_to_draw_is_said_in_the_picture(web: Web) -> None:
+    await web.market("EMPTY")
+    assert (await web.get("/api/charts/EMPTY.png")).status_code == 200
+    await svg(web, "EMPTY.svg?range=7d&indicators=rsi")
+    await svg(web, "GOLD.svg?range=all")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error"),
+    [
+        ("GLOD.svg", 404, "symbol: no market named 'GLOD'"),
+        ("GOLD.gif", 404, ""),
+        ("GOLD.png?width=9000", 400, "width"),
+        ("GOLD.png?theme=pink", 400, "theme"),
+        ("GOLD.png?range=8d", 400, "range: expected one of 1h, 6h, 1d, 7d, 30d, 90d, 1y, all, got '8d'"),
+        ("GOLD.png?bars=501", 400, "bars"),
+        ("GOLD.png?resolution=1m2", 400, "resolution"),
+        ("GOLD.png?indicators=x", 400, "indicators"),
+    ],
+)
+async def test_what_is_wrong_is_named(web: Web, path: str, status: int, error: str) -> None:
+    answer = await web.get(f"/api/charts/{path}")
+    assert answer.status_code == status
+    assert error in (await answer.get_json())["error"]
