@@ -11,11 +11,14 @@ import pyarrow as pa
 import trio
 from numpy.typing import NDArray
 
+from actors.coverage import Coverage
 from actors.intake import Intake
 from actors.registry import Registry
 
 DAY = 86400
 STEP = 5  # seconds between two events of a market in the history
+SLOT = 250  # ms; in each a market has one event at most
+FEED = "demo"
 PAUSE = 0.4  # between two sendings of the live feed
 LIVE = 0.45 * 4  # events of a market in a second of the live feed, on average
 ARROW = "application/vnd.apache.arrow.stream"
@@ -126,16 +129,17 @@ SAMPLES = (
 )
 
 
-async def run(registry: Registry, intake: Intake, now: Callable[[], float] = time.time) -> None:
+async def run(registry: Registry, intake: Intake, coverage: Coverage, now: Callable[[], float] = time.time) -> None:
     """Register the samples, fill the last 24 hours, then feed until cancelled. Sent again, all of it is known."""
-    for sample in SAMPLES:
-        await registry.put(sample.columns)
+    slots = [(await registry.put(sample.columns)).slot for sample in SAMPLES]
     end = int(now())
     for start in range(end - DAY, end, 6 * 3600):
         times = np.arange(start - start % STEP, min(start + 6 * 3600, end), STEP) * 1000
         for sample in SAMPLES:
-            await intake.submit(await trio.to_thread.run_sync(body, sample, times, float(STEP)), ARROW, source="demo")
+            await intake.submit(await trio.to_thread.run_sync(body, sample, times, float(STEP)), ARROW, source=FEED)
+    await coverage.cover(FEED, [(slot, (end - DAY) * 1_000_000, end * 1_000_000) for slot in slots])
     told = end * 1000
+    await coverage.beat(FEED, slots, through=told * 1000)
     while True:
         await trio.sleep(PAUSE)
         instant = int(now() * 1000)
@@ -144,16 +148,17 @@ async def run(registry: Registry, intake: Intake, now: Callable[[], float] = tim
         for sample in SAMPLES:
             times = _live_times(sample, told, instant)
             if len(times):
-                await intake.submit(body(sample, times, 1 / LIVE), ARROW, source="demo")
+                await intake.submit(body(sample, times, 1 / LIVE), ARROW, source=FEED)
         told = instant
+        await coverage.beat(FEED, through=(told - SLOT) * 1000)
 
 
 def _live_times(sample: Sample, after: int, until: int) -> NDArray[np.int64]:
     """The instants (ms) of a market's trades in a stretch of time: about two a second, some seconds without any."""
-    slots = np.arange(after // 250 + 1, until // 250 + 1)
+    slots = np.arange(after // SLOT + 1, until // SLOT + 1)
     number = int(sample.columns["market_id"])
     chosen = slots[noise(slots, 31 * number) < LIVE / 4]
-    found: NDArray[np.int64] = chosen * 250 - 1 - (noise(chosen, 37 * number) * 240).astype(np.int64)
+    found: NDArray[np.int64] = chosen * SLOT - 1 - (noise(chosen, 37 * number) * 240).astype(np.int64)
     return found[found > after]
 
 

@@ -84,7 +84,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
 
             address = await nursery.start(listening)
             if demo:
-                nursery.start_soon(samples.run, stack.registry, stack.intake)
+                nursery.start_soon(samples.run, stack.registry, stack.intake, stack.coverage)
             with _announced(config, address, demo):
                 if not demo and not await stack.door.run(keys.has_admin, stack.state):
                     log.warning("there is no admin key yet", make_one=first_key(config))
