@@ -1,6 +1,8 @@
 """The way in, in the running stack: who is told what, what is kept, and what a repeat comes to."""
 
+import errno
 import gzip
+import os
 import shutil
 import threading
 import time
@@ -20,7 +22,7 @@ from trio.testing import wait_all_tasks_blocked
 from actors.bodies import UnsupportedMediaType
 from actors.intake import IngestAnswer
 from daemon.stack import Stack
-from storage import answers, hashing, journal, ledger, rejects
+from storage import answers, hashing, journal, ledger, rejects, runs
 from storage.commits import Answer
 from storage.errors import BadRequest, Conflict, KeyReused, TooLarge, Unavailable
 from storage.flush import Flush
@@ -410,6 +412,37 @@ async def test_producers_are_refused_while_the_store_is_full_and_far_behind(
 
 
 # --- identities
+
+
+async def test_identities_that_find_no_room_stay_in_memory_until_there_is_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fell: list[int] = []
+
+    def full(*_: object) -> int:
+        fell.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(Identities.open.__func__.__kwdefaults__, "limit", 50)  # type: ignore[attr-defined]
+    batches = [[trade(n, trade_id=batch * 60 + n) for n in range(60)] for batch in range(5)]
+    async with running(tmp_path) as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "_pwrite", full)
+            for batch in batches:
+                assert (await say(stack, batch)).accepted == 60
+            with trio.fail_after(10):
+                while not stack.intake.statistics().failing:  # noqa: ASYNC110  # nobody tells of it
+                    await trio.sleep(0.01)
+            assert "no room" in stack.intake.statistics().failing
+            assert fell
+            for batch in batches:
+                assert (await say(stack, batch)).duplicates == 60
+        with trio.fail_after(10):
+            while stack.intake.statistics().failing:
+                await say(stack, trade(100))  # whatever comes has it tried again
+                await trio.sleep(0.01)
+        for batch in batches:
+            assert (await say(stack, batch)).duplicates == 60
 
 
 @pytest.mark.parametrize("ending", ["a clean end", "a crash"])
