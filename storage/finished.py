@@ -217,6 +217,17 @@ def deltas(db: Connection) -> list[tuple[int, Partials]]:
     return found
 
 
+def among(db: Connection, kind: str, rung: int, slots: Array, begin: int, end: int) -> pa.Table:
+    """What all bars add to these markets' buckets with begin ≤ t < end, as partials, not yet summed."""
+    wanted = pa.table({"slot": pa.array(slots)})  # DuckDB reads the table by its name here
+    assert wanted.num_rows
+    where = f"rung <= {rung} AND market IN (SELECT slot FROM wanted)"
+    return db.sql(
+        f"SELECT * EXCLUDE (length) FROM ({_partials(kind, rung)} FROM finished WHERE {where}) "
+        f"WHERE t >= {begin} AND t < {end}"
+    ).to_arrow_table()
+
+
 def within(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: Within) -> Partials:
     """What all bars add to these buckets (`slot`, `label`) of a stored resolution."""
     relation = (

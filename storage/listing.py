@@ -10,7 +10,7 @@ from duckdb import DuckDBPyConnection as Connection
 
 from storage import candles, manifest, schema, sealed
 from storage.errors import Unavailable
-from storage.events import DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, QUOTE_NUMBERS, TRADE_NUMBERS, Array, Events
+from storage.events import BAR, DECIMAL, EVENT_TYPES, NUMBERS, PRICE_TYPES, QUOTE_NUMBERS, TRADE_NUMBERS, Array, Events
 from storage.records import Market
 from storage.rows import to_arrow
 from storage.sealed import Damaged, Within
@@ -91,7 +91,7 @@ def _kept(db: Connection, market: int, after: Place, end: int, limit: int, gone:
     """The first events that the tables have."""
     dead = pa.table({"pos": pa.array(gone)})  # noqa: F841 - DuckDB reads the table by its name here
     where = (
-        "market = ? AND ts >= ? AND ts < ? AND (ts > ? OR pos > ?)"
+        f"market = ? AND ts >= ? AND ts < ? AND (ts > ? OR pos > ?) AND event <> {BAR}"
         f"{' AND pos NOT IN (SELECT pos FROM dead)' if len(gone) else ''}"
     )
     values = [market, after[0], end, *after]
@@ -122,6 +122,7 @@ def _sealed(db: Connection, market: int, after: Place, end: int, limit: int, gon
             wanted = Within(np.array([market]), after[0], end, EVER)
             for table in sealed.within(folder, file, wanted, schema.STORED):
                 alive = _left(table, after, gone)
+                alive = alive.filter(pa.array(alive.column("event").to_numpy() != BAR))
                 alive = alive.filter(pa.array(manifest.living(db, alive.column("pos").to_numpy())))
                 some.append(alive)
                 mine += alive.num_rows
@@ -139,7 +140,8 @@ def _sealed(db: Connection, market: int, after: Place, end: int, limit: int, gon
 
 def _of_market(events: Events, market: int, end: int) -> pa.Table:
     """The events of one market before `end`, as the ledger keeps them."""
-    rows = np.flatnonzero((events.integers("market") == market) & (events.integers("ts") < end))
+    mine = (events.integers("market") == market) & (events.integers("ts") < end)
+    rows = np.flatnonzero(mine & (events.integers("event") != BAR))
     table = to_arrow(events.take(rows))
     return table.cast(pa.schema([pa.field(f.name, DECIMAL) if f.name in NUMBERS else f for f in table.schema]))
 

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 
-from storage import ledger, manifest, markets, schema, sealed
+from storage import finished, ledger, manifest, markets, schema, sealed
 from storage.calendar import DAY, MICROS, ONE_DAY, Calendar
 from storage.candles import FOREVER, joined
 from storage.commits import ROW_BITS, TOUCH, decode
-from storage.events import DECIMAL, PRICE_CODE, Array
+from storage.events import BAR, DECIMAL, PRICE_CODE, Array
 from storage.journal import Journal
 from storage.partials import FIELDS, NEVER, Field
 from storage.records import KIND_CODE, Market
@@ -126,6 +126,11 @@ def bars(
             sums[rung] = summed(view.adder, kind, [sums[rung], table]) if rung in sums else table
             pause()
         view.adder.unregister("events")
+    for rung in rungs:
+        table = finished.among(view.db, kind, rung, slots, begin, end)
+        if table.num_rows:
+            sums[rung] = summed(view.adder, kind, [sums[rung], table] if rung in sums else [table])
+            pause()
     view.adder.unregister("registered")
     prices = pa.concat_tables(taken, promote_options="default")
     found = {}
@@ -138,7 +143,8 @@ def bars(
 
 EVENTS = (
     "(SELECT e.*, e.price > 0 AND ((r.sources >> e.price_type) & 1) = 1 AS priced, {label} AS label "
-    "FROM events e JOIN registered r ON r.slot = e.market WHERE {label} >= {begin} AND {label} < {end})"
+    "FROM events e JOIN registered r ON r.slot = e.market WHERE {label} >= {begin} AND {label} < {end} "
+    f"AND e.event <> {BAR})"
 )
 
 
@@ -238,7 +244,7 @@ def _chunks(view: View, slots: Array, low: int, high: int, dead: Array, taken: l
         yield pa.concat_tables(some, promote_options="default")
 
 
-TAKEN = ("pos", "price", "price_type")
+TAKEN = ("pos", "price", "price_type", "rung")
 
 
 def _unsealed(view: View, dead: pa.Table) -> pa.Table:
@@ -251,11 +257,14 @@ def _unsealed(view: View, dead: pa.Table) -> pa.Table:
         events = events.take(np.flatnonzero(np.isin(events.integers("pos"), pos)))
         priced = np.nan_to_num(events.numbers("price")) > 0  # which price it was is all the same
         price = pa.array(priced.astype(np.int64)).cast(DECIMAL)
-        found.append(pa.table([events.integers("pos"), price, events.integers("price_type")], schema=NONE.schema))
+        columns = [events.integers("pos"), price, events.integers("price_type"), events.integers("rung")]
+        found.append(pa.table(columns, schema=NONE.schema))
     return pa.concat_tables(found)
 
 
-NONE = pa.schema([("pos", pa.int64()), ("price", DECIMAL), ("price_type", pa.uint8())]).empty_table()
+NONE = pa.schema(
+    [("pos", pa.int64()), ("price", DECIMAL), ("price_type", pa.uint8()), ("rung", pa.int32())]
+).empty_table()
 
 
 def _kept(db: Connection, slots: Array, low: int, high: int) -> pa.Table:
@@ -294,7 +303,7 @@ def _dated(
     touched = np.zeros(len(keys), np.int64)
     np.maximum.at(touched, gone, np.where(pos == TOUCH, seq, 0))
     births = table.column("born").to_numpy()
-    known, priced = _priced(pos, market, prices, view.markets.sources)
+    known, priced = _priced(pos, market, prices, view.markets.sources, rung)
     lived = births < NEVER
     numbers = np.concatenate([standing[lived], gone[priced]])
     froms = np.concatenate([births[lived], pos[priced] >> ROW_BITS])
@@ -318,8 +327,11 @@ def _dated(
     return rows.set_column(rows.schema.get_field_index("born"), "born", pa.array(born))
 
 
-def _priced(pos: Array, market: Array, prices: pa.Table, sources: Array) -> tuple[Array, Array]:
-    """Of events that were taken back: whether what they said is known, and whether they had set a price."""
+def _priced(pos: Array, market: Array, prices: pa.Table, sources: Array, rung: int) -> tuple[Array, Array]:
+    """Of events that were taken back: whether what they said is known, and whether they had set a price there.
+
+    A finished bar is a price in the resolutions from its own on.
+    """
     prices = prices.sort_by("pos")
     place = prices.column("pos").to_numpy()
     at = np.minimum(np.searchsorted(place, pos), max(len(place) - 1, 0))
@@ -327,6 +339,9 @@ def _priced(pos: Array, market: Array, prices: pa.Table, sources: Array) -> tupl
     price = prices.column("price").fill_null(0).cast(pa.float64()).to_numpy() if len(place) else np.zeros(1)
     kind = prices.column("price_type").to_numpy() if len(place) else np.zeros(1, np.int64)
     said = found & (price[at] > 0) & ((sources[market] >> kind[at].astype(np.uint8)) & 1 == 1)
+    length = prices.column("rung").fill_null(0).to_numpy() if len(place) else np.zeros(1, np.int64)
+    said |= found & (length[at] > 0)
+    said &= length[at] <= rung
     return found | (pos == TOUCH), said
 
 
