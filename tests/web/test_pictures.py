@@ -21,7 +21,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
         await running.market("BTC/USD")
         await running.market(HOSTILE)
         for symbol in ("GOLD", "BTC/USD", HOSTILE):
-            trades = [(NOW - 60 * n, 100 + n % 7 - n % 3) for n in range(200)]
+            trades = [(NOW - 30 * n, 100 + n * n % 7) for n in range(400)]
             await running.trades(*trades, symbol=symbol)
         yield running
 
