@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -187,7 +187,7 @@ class BarLife(Life):
                 self.past += [chart.copy() for chart in self.charts[self.slow :]]
 
 
-async def put(stack: Stack, *bars: dict[str, object]) -> IngestAnswer:
+async def put(stack: Stack, *bars: Mapping[str, object]) -> IngestAnswer:
     """Say finished bars of the market M; its minutes count from NOON."""
     words = [
         {"market_symbol": "M", "resolution": "1h", "timestamp": NOON * 1000, "volume": 10, **bar}
