@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import trio
 from msgspec import Struct
 
 from actors.background import Background, Pause
@@ -52,6 +53,7 @@ class Files(Protocol):
     """What is asked of sealing."""
 
     folder: Path
+    still: trio.Lock
 
     @property
     def files(self) -> Sequence[Sealed]: ...
@@ -134,6 +136,10 @@ class Retention:
 
     async def run(self) -> None:
         """Drop what may be dropped."""
+        async with self._sealing.still:
+            await self._run()
+
+    async def _run(self) -> None:
         self._next = self._now() + self._every
         self._waiting = []
         for keep in self._keeps:

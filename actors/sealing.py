@@ -85,7 +85,7 @@ class Sealing:
         self._seconds, self._events = seconds, events
         self._lingers = lingers
         self._began = now()
-        self._one = trio.Lock()
+        self.still = trio.Lock()  # held, no file comes and none goes
         self._replaced: list[tuple[float, Sealed]] = []
         self._sealed_events = self._merges = self._trimmed = 0
         self._spent = 0.0
@@ -116,12 +116,13 @@ class Sealing:
             return False
         last = max(self._began if not self._files else 0.0, self._files[-1].made if self._files else 0.0)
         return (
-            not 0 <= self._now() - last < self._seconds or self._waiting + self._taken() - self._sealed_events >= self._events
+            not 0 <= self._now() - last < self._seconds
+            or self._waiting + self._taken() - self._sealed_events >= self._events
         )
 
     async def run(self) -> None:
         """Seal all that was committed before the call, have the journal let go of it, and merge what is due."""
-        async with self._one:
+        async with self.still:
             began = time.perf_counter()
             try:
                 await self._run()

@@ -174,6 +174,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         store=stack.store,
         hub=stack.hub,
         archivist=stack.archivist,
+        retention=stack.retention,
         sealing=stack.sealing,
         janitor=stack.janitor,
         catch_up=stack.catch_up,

@@ -25,6 +25,7 @@ from actors.intake import Intake
 from actors.janitor import Janitor
 from actors.marks import Marker
 from actors.registry import Keys, Registry
+from actors.retention import Retention
 from actors.sealing import Sealing
 from actors.traded import Day
 from actors.writer import Writer
@@ -93,6 +94,7 @@ class Services:
     store: Store
     hub: Hub
     archivist: Archivist
+    retention: Retention
     sealing: Sealing
     janitor: Janitor
     catch_up: CatchUp

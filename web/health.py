@@ -11,6 +11,7 @@ from actors.backups import BackupStatistics
 from actors.coverage import FeedState
 from web.auth import at_home
 from web.context import NO_STORE, Services, WebSettings, reply, request, services
+from web.disk import used
 
 health = Blueprint("health", __name__)
 
@@ -61,6 +62,14 @@ class Audited(Struct, frozen=True):
     differences: int
 
 
+class Retained(Struct, frozen=True):
+    """What is dropped for its age."""
+
+    last: str | None  # when something to drop was last looked for
+    waiting: list[str]  # what should be gone, and what that waits for
+    closed_days: int  # that no event can change any more
+
+
 class Streams(Struct, frozen=True):
     connections: int
     subscriptions: int
@@ -106,6 +115,8 @@ class Health(Struct, frozen=True, kw_only=True):
     last_archive: str | None  # when the newest file of bars was made
     last_backup: Backup | None  # since the start
     sealed: Sealed
+    retention: Retained
+    disk: dict[str, int]  # bytes by part of the data directory
     audit: Audited
     streams: Streams
     feeds: Feeds
@@ -176,6 +187,10 @@ async def examined(services: Services) -> Health:
         notices.append(f"the last backup failed: {backups.failing}")
     if recovered.torn_bytes:
         notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
+    dropped = services.retention.statistics()
+    disk: dict[str, int] = {}
+    for part in await used(services):
+        disk[part.name] = disk.get(part.name, 0) + part.bytes
     feeds = sorted(services.coverage.statistics(), key=lambda feed: -feed.lag)
     down = [f"feed {feed.name}: down, it saw everything until {feed.lag:.0f} s ago" for feed in feeds if not feed.up]
     notices += down[:NAMED]
@@ -200,6 +215,8 @@ async def examined(services: Services) -> Health:
         last_archive=_instant(archive.last),
         last_backup=_backup(backups) if backups.last else None,
         sealed=Sealed(sealed.through, sealed.files, sealed.events, sealed.bytes, _instant(sealed.last)),
+        retention=Retained(_instant(dropped.last), dropped.waiting, dropped.closed_days),
+        disk=disk,
         audit=Audited(_instant(audit.last), audit.days, audit.bars, audit.differences),
         streams=Streams(hub.connections, hub.subscriptions),
         feeds=_feeds(feeds),

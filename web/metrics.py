@@ -1,6 +1,6 @@
 """Every actor's `statistics()`, and what the web layer itself counts, as Prometheus text."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -16,6 +16,7 @@ from quart import Blueprint, Response, current_app
 
 from storage.histogram import Histogram, Times
 from web.context import NO_STORE, Services, reply, services
+from web.disk import Part, used
 from web.limits import Limiter
 
 metrics = Blueprint("metrics", __name__)
@@ -70,8 +71,16 @@ class Requests:
 class Everything(Collector):
     """What is told when the metrics are asked for."""
 
-    def __init__(self, services: Services, requests: Requests, limiter: Limiter, markets: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        services: Services,
+        requests: Requests,
+        limiter: Limiter,
+        markets: tuple[int, int],
+        disk: Sequence[Part],
+    ) -> None:
         self._services, self._requests, self._limiter, self._markets = services, requests, limiter, markets
+        self._disk_used = disk
 
     def collect(self) -> Iterable[Metric]:
         yield from self._requests.collect()
@@ -81,6 +90,8 @@ class Everything(Collector):
         yield from self._store()
         yield from self._sealing()
         yield from self._archive()
+        yield from self._disk()
+        yield from self._retention()
         yield from self._backups()
         yield from self._audit()
         yield from self._registry()
@@ -175,6 +186,23 @@ class Everything(Collector):
         yield gauge("archive_broken", "Days and months that cannot be read.", len(archive.broken))
         yield gauge("last_archive_timestamp_seconds", "When the newest file was made.", archive.last)
 
+    def _disk(self) -> Iterator[Metric]:
+        labels = ["part", "kind", "resolution"]
+        size = GaugeMetricFamily("candled_disk_bytes", "What the data directory is used for.", labels=labels)
+        for part in self._disk_used:
+            size.add_metric([part.name, part.kind, part.resolution], part.bytes)
+        yield size
+
+    def _retention(self) -> Iterator[Metric]:
+        dropped = self._services.retention.statistics()
+        yield counter("dropped_bars", "Bars dropped for their age.", dropped.bars)
+        yield counter("dropped_partitions", "Days and months of bars dropped from the archive.", dropped.partitions)
+        yield counter("dropped_events", "Raw events dropped for their age.", dropped.events)
+        yield counter("dropped_bytes", "Bytes of files that this has freed.", dropped.bytes)
+        yield gauge("retention_waiting", "What should be gone and has to wait.", len(dropped.waiting))
+        yield gauge("closed_days", "Days that no event can change any more.", dropped.closed_days)
+        yield gauge("last_retention_timestamp_seconds", "When something to drop was last looked for.", dropped.last)
+
     def _sealing(self) -> Iterator[Metric]:
         sealing = self._services.sealing.statistics()
         yield gauge("sealed_files", "Files of sealed events.", sealing.files)
@@ -247,7 +275,8 @@ async def scraped() -> Response:
     """Everything that is counted."""
     requests, limiter = current_app.extensions[EXTENSION]
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Everything(services(), requests, limiter, await services().registry.count()))
+    found = Everything(services(), requests, limiter, await services().registry.count(), await used(services()))
+    registry.register(found)
     ProcessCollector(registry=registry)
     return reply(generate_latest(registry), headers={"Cache-Control": NO_STORE}, kind=CONTENT_TYPE_LATEST)
 

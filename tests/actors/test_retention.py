@@ -1,18 +1,29 @@
 """What is dropped is gone for good and whole; what stays does not change, live, after restarts and after losses."""
 
+import inspect
+import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import pyarrow as pa
 import pytest
 
 from actors.archivist import Archivist
 from actors.background import Background
+from actors.bodies import ARROW
+from actors.intake import IngestAnswer
+from actors.sealing import Sealing
 from daemon.stack import Stack
+from storage import archive, rejects, retention, sealed
 from storage.retention import RAW, Keep
+from storage.store import Store
 from tests.histories import Row, read
-from tests.stacks import NOON, Said, flush, removed, running, say, trade
+from tests.stacks import JSON, NDJSON, NOON, Said, flush, removed, running, say, trade
 
 DAY = 86400
 MIDNIGHT = NOON - DAY // 2
@@ -156,3 +167,243 @@ async def test_raw_events_go_once_their_bars_are_in_the_archive_and_bars_stay_th
             answer = await say(stack, trade(3, 5))
             assert (answer.accepted, answer.rejected_count) == (0, 1)
             assert stack.engine.epoch == epoch
+
+
+async def closed(clock: Clock, stack: Stack) -> Bars:
+    """Three days of trades whose raw events were dropped; their bars."""
+    await say(stack, days(3))
+    before = await bars(stack)
+    clock.at = MIDNIGHT + 70 * DAY
+    await archived(stack, clock)
+    clock.at += 31 * DAY
+    await dropped(stack)
+    assert [file.events for file in stack.sealing.files] == [0]
+    return before
+
+
+SHUT = "2023-11-15: its raw events were dropped, so candles of that day cannot change"
+GONE = "the event that this would change was dropped with the raw events of its day, whose candles cannot change"
+
+
+async def test_whatever_would_change_a_closed_day_is_refused_in_every_body_and_nothing_else_is(tmp_path: Path) -> None:
+    clock = Clock()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        before = await closed(clock, stack)
+        here = 100 * DAY
+        words = [
+            trade(3, 5),  # 0: new, nameless
+            trade(here, 5, trade_id=7001),
+            trade(4, 5, trade_id=7002),  # 2: new
+            trade(DAY, 999, trade_id=1000),  # 3: corrects within
+            trade(here + 1, 6, trade_id=1001),  # 4: would move one out
+            trade(5, 6, trade_id=7001),  # 5: would move one in
+            removed(1002),  # 6
+            removed(424242),
+            days(1)[4],  # a repeat
+            trade(-5 * DAY, 3, trade_id=7003),  # older than all, of a day that has nothing
+            trade(7, 3, trade_id=7004, market="COAL"),  # of a market that has nothing there
+        ]
+        expected = {0: SHUT, 2: SHUT, 3: SHUT.replace("15", "16", 1), 4: GONE, 5: SHUT, 6: GONE}
+        for form, body in (
+            (JSON, msgspec.json.encode(words)),
+            (NDJSON, b"\n".join(map(msgspec.json.encode, words))),
+            (ARROW, stream(words)),
+        ):
+            raw = await stack.intake.submit(body, form, source="test")
+            answer = msgspec.json.decode(raw, type=IngestAnswer)
+            assert {one.index: one.error for one in answer.rejected} == expected
+            assert {one.market_symbol for one in answer.rejected} == {"GOLD"}
+            assert (answer.rejected_count, answer.unknown, answer.corrected, answer.retracted) == (6, 1, 0, 0)
+            assert (answer.accepted, answer.duplicates) == ((3, 1) if form == JSON else (0, 4))
+            letters = await stack.door.run(rejects.listed, stack.rejects, 6)
+            assert sorted(letter.error for letter in letters) == sorted(expected.values())
+            assert all(b"GOLD" in letter.event.encode() for letter in letters)
+        assert stack.intake.statistics().rejected_by == {"closed_day": 18}
+        assert stack.intake.statistics().rejected == 18
+        after = await bars(stack)
+        for name, rows in before.items():
+            times = [row[0] for row in rows]
+            if name not in ("1W", "1M"):
+                assert [row for row in after[name] if row[0] in times] == rows
+        assert len(await read(stack, "COAL", "1S")) == 1
+        # With a key, a repeat is told the same.
+        first = await say(stack, trade(3, 5), key="k")
+        assert first.rejected_count == 1
+        assert await say(stack, trade(3, 5), key="k") == first
+    async with kept(tmp_path, clock, ()) as stack:
+        assert (await say(stack, trade(3, 5), removed(1003))).rejected_count == 2
+        assert await bars(stack) == after
+    (tmp_path / "candles.duckdb").unlink()
+    async with kept(tmp_path, clock, ()) as stack:
+        assert await bars(stack) == after
+        assert (await say(stack, trade(3, 5), removed(1003), days(1)[4])).rejected_count == 2
+
+
+async def test_an_event_that_is_still_in_a_file_but_of_a_closed_day_cannot_be_changed_either(tmp_path: Path) -> None:
+    clock = Clock()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        await say(stack, days(2))
+        await stack.sealing.run()
+        clock.at = MIDNIGHT + 20 * DAY
+        await say(
+            stack, trade(11, 5, trade_id=9000), trade(20 * DAY - DAY // 2, 5, trade_id=9001)
+        )  # late, and of its day
+        clock.at += 26 * DAY
+        await archived(stack, clock)
+        await dropped(stack)
+        assert [file.events for file in stack.sealing.files] == [2]
+        answer = await say(stack, removed(9000), trade(12, 6, trade_id=9000), trade(19 * DAY, 7, trade_id=9001))
+        assert [one.error for one in answer.rejected] == [SHUT, SHUT]
+        assert answer.corrected == 1
+
+
+async def test_history_of_long_ago_comes_in_like_that_of_today_and_goes_by_when_it_came(tmp_path: Path) -> None:
+    clock = Clock()
+    ago = -9 * 365 * DAY  # 2014
+    async with kept(tmp_path, clock, (*RAW_ONLY, Keep("spot", 1, 10_000))) as stack:
+        words = [trade(ago + 60 * i, 100 + i, trade_id=i) for i in range(100)]
+        assert (await say(stack, words)).accepted == 100
+        await stack.sealing.run()
+        clock.at += 20 * DAY
+        await archived(stack, clock)
+        await dropped(stack)
+        assert stack.retention.statistics().closed_days == 0
+        answer = await say(stack, trade(ago + 1, 7), trade(ago, 3, trade_id=0), removed(1))
+        assert (answer.accepted, answer.corrected, answer.retracted) == (1, 1, 1)
+        assert len(await read(stack, "GOLD", "1")) == 99
+        await archived(stack, clock)
+        clock.at += 11 * DAY
+        await dropped(stack)
+        assert [file.events for file in stack.sealing.files] == [2]
+        assert (await say(stack, trade(ago + 2, 7))).rejected_count == 1
+        assert (await say(stack, trade(ago + DAY, 7))).accepted == 1
+        assert len(await read(stack, "GOLD", "1")) == 100
+
+
+def stream(words: Sequence[Said]) -> bytes:
+    """Words as an Arrow stream."""
+    names = sorted({name for word in words for name in word})
+    table = pa.table({n: [str(w[n]) if n == "trade_id" and n in w else w.get(n) for w in words] for n in names})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+# --- kills
+
+MIXED = (Keep("spot", RAW, 30), Keep("spot", 1, 20), Keep("spot", 60, 20))
+FLOORS = {1: MIDNIGHT + 50 * DAY, 60: MIDNIGHT + 50 * DAY}
+
+
+FEW = ("1S", "10S", "1", "60", "1D")
+
+
+async def few(stack: Stack, market: str) -> Bars:
+    return {name: await read(stack, market, name) for name in FEW}
+
+
+class Steps:
+    """Copies the data directory after each step of what is dropped, as a kill there would leave it."""
+
+    def __init__(self, data: Path, copies: Path, patch: pytest.MonkeyPatch) -> None:
+        self._data, self._copies, self._patch = data, copies, patch
+        self.taken: Counter[str] = Counter()
+
+    def watch(self, owner: Any, name: str) -> None:
+        """Take a copy after each call of this function."""
+        work = getattr(owner, name)
+        if inspect.iscoroutinefunction(work):
+
+            async def asked(*arguments: Any) -> Any:
+                found = await work(*arguments)
+                self._copy(name)
+                return found
+
+            self._patch.setattr(owner, name, asked)
+        else:
+
+            def plain(*arguments: Any) -> Any:
+                found = work(*arguments)
+                self._copy(name)
+                return found
+
+            self._patch.setattr(owner, name, plain)
+
+    def _copy(self, name: str) -> None:
+        copy = self._copies / name
+        self.taken[name] += 1
+        shutil.rmtree(copy, ignore_errors=True)  # of those of one name the last one is kept
+        shutil.copytree(self._data, copy)
+
+
+async def mixed(stack: Stack, clock: Clock) -> None:
+    """Events of two kinds in the same files, in days that will be old, and some of one that will not."""
+    await stack.registry.put({"market_symbol": "OIL", "kind": "perp"})
+    await say(stack, days(3, "COAL"), key="k")
+    await stack.sealing.run()
+    clock.at += DAY
+    await say(stack, days(3), days(3, "OIL"))
+    await say(stack, removed(6), removed(7, "OIL"), trade(97, 3, 3, trade_id=2), removed(5, "COAL"))
+    await stack.sealing.run()
+    clock.at += DAY
+    await say(stack, trade(98, 3, 3, trade_id=4), removed(9), removed(9, "OIL"))
+    await stack.sealing.run()
+    clock.at = MIDNIGHT + 66 * DAY
+    await say(stack, [trade(60 * DAY + i, 5 + i, trade_id=90_000 + i) for i in range(9)])
+    await say(stack, [trade(i, 5 + i, trade_id=95_000 + i, market="OIL") for i in range(9)])
+    await archived(stack, clock)
+    clock.at = MIDNIGHT + 70 * DAY + 60
+
+
+async def test_a_kill_between_any_two_steps_leaves_everything_or_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, data = Clock(), tmp_path / "data"
+    async with kept(data, clock, MIXED) as stack:
+        await mixed(stack, clock)
+        before = {market: await bars(stack, market) for market in ("GOLD", "OIL", "COAL")}
+        expected = {market: above(rows, {} if market == "OIL" else FLOORS) for market, rows in before.items()}
+        with monkeypatch.context() as patch:
+            steps = Steps(data, tmp_path / "copies", patch)
+            for owner, names in (
+                (retention, ["note_floors", "note_closed", "note_frozen", "note_dropped"]),
+                (Store, ["drop_bars", "close", "drop_events", "drop_batches"]),
+                (archive, ["unlink"]),
+                (sealed, ["without"]),
+                (Sealing, ["replace"]),
+            ):
+                for name in names:
+                    steps.watch(owner, name)
+            await dropped(stack)
+        assert stack.retention.statistics().waiting == []
+        assert [file.events for file in stack.sealing.files] == [60, 0, 18]
+        assert {market: await bars(stack, market) for market in before} == expected
+    assert len(steps.taken) == 11, steps.taken
+    copies = sorted((tmp_path / "copies").iterdir())
+    for copy in copies[::4]:
+        lost = copy.with_name(f"{copy.name}, store lost")
+        shutil.copytree(copy, lost)
+        (lost / "candles.duckdb").unlink()
+        (lost / "candles.duckdb.wal").unlink(missing_ok=True)
+        copies.append(lost)
+    for copy in copies:
+        async with kept(copy, clock, MIXED) as stack:
+            for name, some in (await few(stack, "GOLD")).items():
+                assert set(expected["GOLD"][name]) <= set(some) <= set(before["GOLD"][name]), (copy, name)
+            await dropped(stack)
+            assert stack.retention.statistics().waiting == [], copy
+            for market in ("GOLD", "OIL"):
+                assert await few(stack, market) == {name: expected[market][name] for name in FEW}, copy
+            assert [file.events for file in stack.sealing.files] == [60, 0, 18], copy
+            answer = await say(stack, trade(5, 5), removed(1001), trade(9, 9, trade_id=1003), removed(11, "OIL"))
+            assert (answer.rejected_count, answer.retracted) == (3, 1)
+        if "lost" in copy.name:
+            async with kept(copy, clock, MIXED) as stack:
+                assert await few(stack, "GOLD") == {name: expected["GOLD"][name] for name in FEW}
+                files = {file.file for file in stack.sealing.files}
+                assert {path.name for path in (copy / "raw").iterdir()} == files
+                listed = {str(part.path) for part in await stack.store.parts()}
+                found = {str(path.relative_to(copy / "archive")) for path in (copy / "archive").rglob("*.parquet")}
+                assert found == listed
+                assert not any(name.startswith("spot/1s/2023-11") for name in listed)

@@ -110,6 +110,7 @@ async def serving(
                 backups=stack.backups,
                 audit=stack.audit,
                 archivist=stack.archivist,
+                retention=stack.retention,
                 sealing=stack.sealing,
                 janitor=stack.janitor,
                 catch_up=stack.catch_up,
