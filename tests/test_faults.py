@@ -145,6 +145,38 @@ async def test_a_full_disk_refuses_events_serves_on_and_goes_on_by_itself(tmp_pa
                 await is_all_there(http, events)
 
 
+async def test_a_start_on_a_full_disk_waits_for_room_with_what_the_store_does_not_have(tmp_path: Path) -> None:
+    variables = {**ALL, "CANDLED_FLUSH_SECONDS": "3600", "CANDLED_SEAL_SECONDS": "3600"}
+    with small(tmp_path / "disk", "12m") as disk:
+        data = str(disk / "data")
+        async with running("serve", "--data", data, home=tmp_path, variables=variables) as daemon:
+            key = (await printed(tmp_path, "token", "create", "--scope", "admin", "--data", data)).decode().strip()
+            await markets(daemon, key)
+            with talking(daemon, key) as http:
+                events = some(0, 3000)
+                assert (await http.post(events)).status == 200
+            daemon.process.kill()
+            await daemon.process.wait()
+        filled(disk)
+        refused: list[str] = []
+
+        def full() -> bool:
+            lines = [line for log in tmp_path.glob("*.log") for line in log.read_text().splitlines()]
+            refused.extend(line for line in lines if "flush: " in line)
+            return bool(refused)
+
+        async def room() -> None:
+            await until(full)
+            resized(disk, "64m")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room)
+            async with running("serve", "--data", data, home=tmp_path, variables=ALL) as daemon:
+                assert "no space left" in refused[0]
+                with talking(daemon, key) as http:
+                    await is_all_there(http, events)
+
+
 async def test_whatever_finds_no_room_says_so_loses_nothing_and_is_done_once_there_is_some(tmp_path: Path) -> None:
     faults = Faults(tmp_path)
     variables = {**ALL, **faults.variables}
