@@ -199,6 +199,7 @@ def _import(arguments: argparse.Namespace) -> int:
         create=arguments.create,
         bars=arguments.bars,
         labelled=arguments.time,
+        snapshots=arguments.snapshots,
     )
     with importing.sources(plan) as some:
         for source in some:
@@ -390,8 +391,8 @@ def _parser() -> Parser:
         commands,
         "import",
         _import,
-        "read files of events or finished bars (CSV, Parquet, NDJSON; also .gz, .zst), into the data directory or "
-        "through its daemon",
+        "read files of events, finished bars or prices of cards (CSV, Parquet, NDJSON; also .gz, .zst), into the data "
+        "directory or through its daemon",
         "candled import trades.csv.gz --market BTC --create spot --dry-run",
     )
     importing.add_argument("files", nargs="+", metavar="FILE", help="what to read; again after a cut, it goes on")
@@ -404,9 +405,11 @@ def _parser() -> Parser:
         metavar="COLUMN=FIELD",
         help="read a field of the events from this column, or from an SQL expression over the columns",
     )
-    importing.add_argument(
+    said = importing.add_mutually_exclusive_group()
+    said.add_argument(
         "--bars", choices=("1s", "1m", "5m", "15m", "1h", "1d"), help="the files are of finished bars, of this length"
     )
+    said.add_argument("--snapshots", action="store_true", help="the files are of prices of cards")
     importing.add_argument(
         "--time", choices=("start", "end"), default="start", help="which end of a bar its time is (default start)"
     )

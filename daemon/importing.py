@@ -19,12 +19,12 @@ from msgspec import Struct, structs
 
 from actors.bodies import ARROW
 from actors.coverage import IMPORTS
-from actors.decode import BARS, EVENTS, Form
+from actors.decode import BARS, EVENTS, SNAPSHOTS, Form
 from daemon import commands
 from daemon.config import Config
 from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
-from storage import barring
+from storage import barring, pricing
 from storage.errors import BadRequest, Unavailable
 from storage.files import File
 from storage.mapping import Choice, Times, chosen
@@ -35,11 +35,12 @@ FLYING = 4  # requests under way at a time
 PATIENCE = 120.0  # seconds that an unreachable or full daemon is waited for
 FIRST = 3  # rows of a file that are shown before it starts
 SHOWN = 5  # refused rows that are listed
-FORMS: dict[str, Form] = {"events": EVENTS, "bars": BARS}
+FORMS: dict[str, Form] = {"events": EVENTS, "bars": BARS, "snapshots": SNAPSHOTS}
+CALLED = {"bars": "finished bars", "snapshots": "prices of cards"}
 SPANS = 1_000  # markets in one word about what was imported
 
 
-What = Literal["events", "bars"]
+What = Literal["events", "bars", "snapshots"]
 Spans = dict[str, tuple[int, int]]  # by market: the times (µs) of its first event, and just after its last one
 
 
@@ -54,6 +55,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     create: Kind | None
     bars: str | None = None  # finished bars of this length; None: what the file looks like
     labelled: barring.Labelled = "start"  # which end of a bar its time is
+    snapshots: bool = False  # prices of cards; else what the file looks like
 
 
 class Tally(Struct, kw_only=True):
@@ -107,7 +109,7 @@ class Source(NamedTuple):
     def lines(self, where: str) -> list[str]:
         """Its fields, and its first events."""
         width = max(len(choice.field) for choice in self.choices)
-        lines = ["finished bars"] if self.what == "bars" else []
+        lines = [CALLED[self.what]] if self.what in CALLED else []
         lines += [f"{choice.field:<{width}}  from {choice.origin}" for choice in self.choices]
         first = next(self.file.read(self.choices, where, 0, FIRST), None)
         for row in first.slice(0, FIRST).to_pylist() if first is not None else ():
@@ -124,6 +126,11 @@ def sources(plan: Plan) -> Iterator[list[Source]]:
 
 
 def _source(file: File, plan: Plan) -> Source:
+    if plan.snapshots or (plan.bars is None and pricing.looks_like(file)):
+        if plan.market or plan.create:
+            flag = "--market" if plan.market else "--create"
+            raise BadRequest(f"{flag}: the prices of cards in {file.path} name their markets themselves")
+        return Source(file, pricing.chosen(file, plan.given, plan.times), "snapshots")
     if plan.bars is None and not barring.looks_like(file):
         return Source(file, chosen(file, plan.given, plan.market, plan.times), "events")
     length = plan.bars or ""
@@ -197,11 +204,12 @@ async def _send(
                 report.advance(batch.num_rows)
 
     async with trio.open_nursery() as nursery, send, receive:
-        for _ in range(FLYING):
+        # Of two prices of a card for one time the last in the file counts, however far apart they are.
+        for _ in range(FLYING if what != "snapshots" else 1):
             nursery.start_soon(sending, receive.clone())
         at, instant = done, None
         while (batch := await trio.to_thread.run_sync(next, batches, None)) is not None:
-            times = batch.column("timestamp")
+            times = batch.column("time" if what == "snapshots" else "timestamp")
             if times[0].as_py() == instant:
                 # Nothing but the order of their arrival may tell these rows from those before them.
                 while progress.done < at:

@@ -37,6 +37,12 @@ SHORT = {"M": "MINT", "NM": "NEAR_MINT", "LP": "LIGHTLY_PLAYED", "MP": "MODERATE
 SHORT |= {"HP": "HEAVILY_PLAYED", "DMG": "DAMAGED"}
 
 
+def looks_like(file: Shape) -> bool:
+    """Whether a file says by the names of its columns that it is one of prices of cards."""
+    plain = _plain(file)
+    return "cardid" in plain and "price" in plain and ("marketplace" in plain or "marketplaceid" in plain)
+
+
 def chosen(file: Shape, given: Sequence[tuple[str, str]], times: Times) -> list[Choice]:
     """The fields that a file has. `given`: (column or SQL expression, field) pairs that were asked for.
 
@@ -47,7 +53,7 @@ def chosen(file: Shape, given: Sequence[tuple[str, str]], times: Times) -> list[
         if field not in NAMES:
             raise BadRequest(f"--map {source}={field}: expected a field of a price ({', '.join(NAMES)}), got {field!r}")
         asked[field] = source
-    plain = {re.sub(r"[_\s-]", "", name).lower(): name for name in reversed(list(file.columns))}
+    plain = _plain(file)
     found: list[Choice] = []
     for field, names in NAMES.items():
         columns = (plain[name] for name in names if name in plain)
@@ -61,6 +67,11 @@ def chosen(file: Shape, given: Sequence[tuple[str, str]], times: Times) -> list[
                 f"no column looks like the {field}: say which with --map {example}; there are {', '.join(file.columns)}"
             )
     return found
+
+
+def _plain(file: Shape) -> dict[str, str]:
+    """The columns by their names without case and underscores."""
+    return {re.sub(r"[_\s-]", "", name).lower(): name for name in reversed(list(file.columns))}
 
 
 def _may_be(field: str, kind: str) -> bool:
