@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("storage", "actors", "web", "daemon")
+CALLED = {"ta_lib": "talib"}  # packages that are imported by another name
 # What a layer leaves to others.
 FOREIGN = {
     "storage": {"quart", "quart_trio", "hypercorn", "trio_websocket", "wsproto", "h11", "socket", "asyncio"},
@@ -81,4 +82,5 @@ def dependencies() -> set[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     named = (re.split(r"[^\w.-]", line)[0] for line in project["dependencies"])
-    return {name.lower().replace("-", "_") for name in named}
+    names = (name.lower().replace("-", "_") for name in named)
+    return {CALLED.get(name, name) for name in names}
