@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,8 @@ HOUR = {
     "trades_count": 3,
     "avg_price": 10.2,
     "avg_market_price": 9.6,
-    "price_sum": 30.6,
-    "market_price_sum": 19.2,
+    "price_sum": Decimal("30.6"),
+    "market_price_sum": Decimal("19.2"),
     "market_price_count": 2,
     "min_price": 8.5,
     "max_price": 12,
