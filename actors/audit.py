@@ -309,10 +309,13 @@ class Audit:
 
     async def _compare(self, wanted: Wanted, background: Background, newest_first: bool) -> AsyncGenerator[Line, None]:
         only = None if wanted.market is None else [(await self._rings.market(wanted.market)).slot]
+        journal = Checked(path="journal", problem=await background.run(_journal, self._source))
+        yield journal
         async with aclosing(self._files(wanted, background, only)) as files:
             async for line in files:
                 yield line
-        yield await self._ledger(wanted, background)
+        if not journal.problem:
+            yield await self._ledger(wanted, background)
         units = await background.run(_units, self._source, wanted.start, wanted.end, only)
         yield Begin(len(units), sum(unit.events for unit in units))
         if newest_first:
@@ -333,8 +336,6 @@ class Audit:
     async def _files(
         self, wanted: Wanted, background: Background, only: Sequence[int] | None
     ) -> AsyncGenerator[Line, None]:
-        wrong = await background.run(_journal, self._source)
-        yield Checked(path="journal", problem=wrong)
         sealed_files, parts = await background.run(_files, self._source)
         for file in sealed_files:
             reach = (file.low_ts // MICROS, file.high_ts // MICROS, file.low_market, file.high_market)

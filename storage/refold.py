@@ -15,6 +15,7 @@ from storage import finished, ledger, manifest, markets, schema, sealed
 from storage.calendar import DAY, MICROS, ONE_DAY, Calendar
 from storage.candles import FOREVER, joined
 from storage.commits import ROW_BITS, TOUCH, decode
+from storage.errors import BrokenStore
 from storage.events import BAR, DECIMAL, PRICE_CODE, Array
 from storage.journal import Journal
 from storage.partials import FIELDS, NEVER, Field
@@ -252,7 +253,10 @@ def _unsealed(view: View, dead: pa.Table) -> pa.Table:
     pos = dead.column("pos").to_numpy()
     found = [NONE]
     for seq in np.unique(pos[pos >= manifest.through(view.db) + 1 << ROW_BITS] >> ROW_BITS).tolist():
-        _, record = next(view.journal.since(seq - 1))
+        try:
+            _, record = next(view.journal.since(seq - 1))
+        except BrokenStore:  # it is told of where the journal is looked at
+            continue
         events = decode(seq, record).events
         events = events.take(np.flatnonzero(np.isin(events.integers("pos"), pos)))
         priced = np.nan_to_num(events.numbers("price")) > 0  # which price it was is all the same

@@ -15,7 +15,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import Struct
 
-from storage import archive, candles, manifest, parquet, partitions, refold, rows, schema, sealed
+from storage import archive, candles, manifest, parquet, partitions, refold, retention, rows, schema, sealed
 from storage.archive import Moved
 from storage.calendar import DAY, MICROS, ONE_DAY
 from storage.commits import ROW_BITS, decode
@@ -26,6 +26,7 @@ from storage.measures import KINDS, MEASURES
 from storage.partials import FIELDS
 from storage.partitions import BrokenPartition, Part, Partition
 from storage.refold import Markets, Pause, View
+from storage.retention import Closed
 from storage.sealed import Sealed
 
 Snapshot = Callable[[], AbstractContextManager[Connection]]
@@ -423,8 +424,8 @@ def compared(
                     for tally in days.values():
                         tally.problems[str(error)] = None
                     continue
-                have = hidden.without(found)
-                want = _born(hidden.without(expected[rung]), have, begin)
+                have = hidden.without(found, rung)
+                want = _born(hidden.without(expected[rung], rung), have, begin)
                 pause()
                 odd = np.zeros(0, np.int64)
                 if not want.equals(have):
@@ -550,11 +551,13 @@ class _Hidden:
 
     def __init__(self, view: View, kind: str, days: dict[int, _Tally]) -> None:
         self._view, self._kind, self._days = view, kind, days
-        self._lost = _lost(view.db)
+        self._lost, self._closed = _lost(view.db), retention.closed(view.db)
 
-    def without(self, table: pa.Table) -> pa.Table:
+    def without(self, table: pa.Table, rung: int) -> pa.Table:
         """The bars without those."""
-        if not self._lost:
+        floor = retention.before(self._view.db, self._kind, rung)
+        table = table.filter(pa.array(table.column("t").to_numpy() >= floor))
+        if not self._lost and not len(self._closed):
             return table
         market, t = table.column("market").to_numpy().astype(np.int64), table.column("t").to_numpy()
         pairs, number = np.unique(np.stack([market, t // DAY * DAY]), axis=1, return_inverse=True)
@@ -563,11 +566,24 @@ class _Hidden:
         return table.filter(pa.array(keep[number.reshape(-1)])) if not keep.all() else table
 
     def _whole(self, slot: int, day: int) -> bool:
+        tally = self._days.setdefault(day, _Tally())
+        if _dropped(self._view.markets, self._closed, slot, day):
+            tally.skipped["raw events of some markets were dropped: their bars cannot be folded again"] = None
+            return False
         file = _spoilt(self._view.markets, self._lost, slot, day)
         if file is not None:
             why = f"markets of slots {file.low_market} to {file.high_market} cannot be folded again"
-            self._days.setdefault(day, _Tally()).problems[f"{why}: raw/{file.file}: {file.damaged}"] = None
+            tally.problems[f"{why}: raw/{file.file}: {file.damaged}"] = None
         return file is None
+
+
+def _dropped(markets: Markets, closed: Closed, slot: int, day: int) -> bool:
+    """Whether raw events of a market's day may have been dropped."""
+    if not len(closed):
+        return False
+    low, high = refold.reach(markets, np.array([slot]), day, day + DAY)
+    days = range(low // MICROS // DAY * DAY, -(-high // MICROS // DAY) * DAY, DAY)
+    return any(closed.holds(each, np.array([slot]))[0] for each in days)
 
 
 def _spoilt(markets: Markets, lost: Sequence[Sealed], slot: int, day: int) -> Sealed | None:
@@ -726,6 +742,8 @@ def rebuilt(pause: Pause, source: Source, where: Partition, now: float) -> Moved
         for file in _lost(db):
             if file.low_ts < (high + 2 * DAY) * MICROS and file.high_ts >= (low - 2 * DAY) * MICROS:
                 raise Unavailable(f"events of it are lost: raw/{file.file}: {file.damaged}")
+        if any(low - 2 * DAY < day < high + 2 * DAY for day in retention.closed(db).days()):
+            raise Unavailable("raw events of it were dropped")
         for piece in _pieces(view, source.folder, kind, low, high, None, pause):
             ((count,),) = db.execute(
                 f"SELECT count(*) FROM ({_fresh(kind, rung)}) WHERE t >= ? AND t < ? AND market BETWEEN ? AND ?",
@@ -754,13 +772,16 @@ def mendable(source: Source, spots: Spots) -> tuple[list[tuple[int, int]], int]:
     known: dict[tuple[int, int, int], bool] = {}
     left = 0
     with source.snapshot() as db:
-        lost = _lost(db)
+        lost, closed = _lost(db), retention.closed(db)
     for slot, second in spots.all():
         source.markets.learn(np.array([slot]))
         label = int(source.markets.days(np.array([slot]), np.array([second * MICROS]))[0])
         key = slot, second // DAY * DAY, label
         if key not in known:
-            known[key] = all(_spoilt(source.markets, lost, slot, day) is None for day in key[1:])
+            known[key] = not any(
+                _spoilt(source.markets, lost, slot, day) or _dropped(source.markets, closed, slot, day)
+                for day in key[1:]
+            )
         if known[key]:
             good.append((slot, second))
         else:
