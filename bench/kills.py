@@ -5,6 +5,8 @@ retractions, in a market of its lane and in one that all share. When the process
 batch on its way: it must be there whole, in both markets, or not at all.
 """
 
+import csv
+import gzip
 import os
 import random
 import signal
@@ -15,9 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -29,6 +33,7 @@ SHARED = "ALL"
 RESOLUTIONS = {"1S": 1, "1": 60, "5": 300, "1D": 86400}
 BEGIN = 1_700_049_600_000  # ms
 STEP = 37  # ms between two events
+REAL = ROOT / "tests" / "data" / "crypto_bequant_2021_07.trades.csv.gz"
 REBUILT = "acknowledged while a store was made again"
 PATIENCE = 60.0  # seconds until a process that does not answer counts as broken
 
@@ -42,7 +47,7 @@ class Trade:
 
     at: int  # ms, no two alike
     price: float
-    size: int
+    size: Decimal
 
 
 @dataclass
@@ -64,7 +69,7 @@ class Batch:
 
 
 def _said(trade: Trade) -> dict[str, object]:
-    return {"timestamp": trade.at, "price": trade.price, "size": trade.size}
+    return {"timestamp": trade.at, "price": trade.price, "size": str(trade.size)}
 
 
 class Lane:
@@ -114,8 +119,16 @@ class Lane:
         return named + [trade for where, trade in nameless if where == market]
 
 
-class Clock:
+class Clock(Protocol):
     """Gives every event an instant of its own."""
+
+    def trade(self, chance: random.Random) -> Trade:
+        """A new one."""
+        ...
+
+
+class Invented:
+    """Trades at random, a few of them late."""
 
     def __init__(self) -> None:
         self._events = 0
@@ -125,7 +138,36 @@ class Clock:
         self._events += 1
         late = chance.choice((0, 0, 0, 0, 20_000, 400_000))  # multiples of no step, so that no instant comes twice
         at = BEGIN + STEP * self._events - late // STEP * STEP - (7 if late == 20_000 else 11 if late else 0)
-        return Trade(at, round(100 + chance.random() * 10, 2), chance.randrange(1, 10))
+        return Trade(at, round(100 + chance.random() * 10, 2), Decimal(chance.randrange(1, 10)))
+
+
+class Real:
+    """Trades that an exchange had, in disorder, again and again, each time so much later."""
+
+    def __init__(self) -> None:
+        with gzip.open(REAL, "rt", newline="") as file:
+            rows = list(csv.DictReader(file))
+        times = [round(datetime.fromisoformat(row["timestamp"]).timestamp() * 1000) for row in rows]
+        self._trades = [
+            Trade(at, float(row["price"]), Decimal(row["quantity"])) for at, row in zip(times, rows, strict=True)
+        ]
+        self._again = 0
+        self._every = max(times) - min(times) + 3_600_000
+        self._waiting: list[Trade] = []
+        self._taken: set[int] = set()
+
+    def trade(self, chance: random.Random) -> Trade:
+        """The next one, or one of the next."""
+        if len(self._waiting) < 20:
+            later = self._again * self._every
+            self._waiting += [replace(trade, at=trade.at + later) for trade in self._trades]
+            self._again += 1
+        trade = self._waiting.pop(chance.choice((0, 0, 0, 0, 1, 2, 19)))
+        at = trade.at
+        while at in self._taken:
+            at += 1
+        self._taken.add(at)
+        return replace(trade, at=at)
 
 
 def bars(trades: Iterable[Trade], seconds: int) -> list[Bar]:
@@ -140,7 +182,7 @@ def bars(trades: Iterable[Trade], seconds: int) -> list[Bar]:
             max(trade.price for trade in some),
             min(trade.price for trade in some),
             some[-1].price,
-            float(sum(trade.size for trade in some)),
+            float(f"{sum(trade.size for trade in some):.15g}"),
             len(some),
         )
         for t, some in sorted(buckets.items())
@@ -161,6 +203,7 @@ class Process:
     def __init__(self, data: Path, marks: Marks, instant: str = "") -> None:
         marks.clear()
         self.marks = marks
+        self.began = time.perf_counter()
         self.errors = data.with_name("victim.log")
         with self.errors.open("ab") as errors:
             self._child = subprocess.Popen(
@@ -204,7 +247,7 @@ class Process:
     def read(self, market: str, resolution: str) -> list[Bar]:
         """Bars; nothing else may be on its way."""
         self.ask(read=[market, resolution])
-        return [(row[0], *row[1:]) for row in self.hear()["bars"]]
+        return [(*row[:5], float(f"{row[5]:.15g}"), row[6]) for row in self.hear()["bars"]]
 
     def end(self) -> None:
         """Let it end by itself."""
@@ -238,13 +281,14 @@ class Process:
 class Killing:
     """Lives of one data directory, one after the other."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, clock: Clock | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.counts: Counter[str] = Counter()
+        self.slowest = 0.0  # seconds until a life that was let live had everything again
         self._data = folder / "data"
         self._marks = Marks(folder / "marks")
         self._chance = random.Random(seed)
-        self._clock = Clock()
+        self._clock = clock or Invented()
         self._lanes = [Lane(number, self._chance) for number in range(LANES)]
 
     def kill(self, instant: str) -> None:
@@ -304,7 +348,7 @@ class Killing:
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.3)
             if instant in PARTS:
-                at_once = ("commit", "spill", "move", "trim", "rename", "adopt", "unlink")
+                at_once = ("commit", "spill", "move", "trim", "checkpoint", "rename", "adopt", "unlink")
                 wait = 0.0 if instant in at_once else chance.random() * 0.03
                 while not marks.inside(instant) and time.monotonic() < deadline:
                     pass
@@ -314,6 +358,7 @@ class Killing:
 
     def _live(self, process: Process, instant: str) -> None:
         recovered = process.hear()["recovered"]
+        self.slowest = max(self.slowest, time.perf_counter() - process.began)
         self.counts["recovered batches"] += recovered["batches"]
         self.counts["torn bytes"] += recovered["torn_bytes"]
         if instant != "rebuild":  # where bars cannot be read yet
@@ -335,6 +380,7 @@ class Killing:
 
     def _acknowledged(self, lane: Lane) -> None:
         assert lane.sent is not None
+        self.counts["events acknowledged"] += len(lane.sent.named) + len(lane.sent.nameless)
         lane.there(lane.sent)
         lane.sent = None
         self.counts["acknowledged"] += 1
@@ -358,6 +404,7 @@ class Killing:
             fits = [batch for batch in choices if found == _all_bars(lane.trades(lane.market, batch))]
             if not fits:
                 raise Wrong(_difference(lane.market, found, [_all_bars(lane.trades(lane.market, b)) for b in choices]))
+            self.counts["bars compared"] += sum(map(len, found.values()))
             came.append(fits[0])
             if lane.sent is not None:
                 self.counts["unanswered, there" if fits[0] else "unanswered, not there"] += 1
@@ -366,6 +413,7 @@ class Killing:
         if found != _all_bars(trades):
             raise Wrong(_difference(SHARED, found, [_all_bars(trades)]))
         self.counts["verified"] += 1
+        self.counts["bars compared"] += sum(map(len, found.values()))
 
 
 def _all_bars(trades: Sequence[Trade]) -> dict[str, list[Bar]]:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:  # a life that is killed while it starts should be killed in c
 
 MOVES = ("archive", "rename", "adopt", "unlink")  # of bars to the archive
 # Of these a kill may fall into the middle. "move" is what comes between the name of a sealed file and its transaction.
-PARTS = ("commit", "flush", "recovery", "rebuild", "compaction", "spill", "seal", "move", "trim", "merge", *MOVES)
+PARTS = (
+    *("commit", "flush", "recovery", "rebuild", "compaction", "spill", "seal", "move", "trim", "merge", "checkpoint"),
+    *MOVES,
+)
+CHECKPOINT_BYTES = 60_000  # of the store's log, so that there are some
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 
 
@@ -83,6 +87,7 @@ def watch(marks: Marks) -> None:
 
     append, write, spill = Journal.append, Database._write, Identities.spill
     trim, seal, merge, moved = Journal.trim, Sealing._write, Sealing._merge, Store.seal
+    checkpoint = Database._checkpoint
     known: dict[object, str] = {flush.apply: "flush", candles.compact: "compaction", archive.adopt: "adopt"}
     write_bars, rename, unlink = archive.write, parquet.Writer.rename, archive.unlink
 
@@ -108,6 +113,10 @@ def watch(marks: Marks) -> None:
         with marks.within("seal"):
             return seal(self, pause, first, last)
 
+    def marked_checkpoint(self: Database) -> None:
+        with marks.within("checkpoint"):
+            checkpoint(self)
+
     async def marked_move(self: Store, file: Any) -> None:
         with marks.within("move"):
             await moved(self, file)
@@ -116,6 +125,8 @@ def watch(marks: Marks) -> None:
         with marks.within("merge"):
             await merge(self, some)
 
+    Database._checkpoint = marked_checkpoint  # type: ignore[method-assign]
+    Database.open.__func__.__defaults__ = (30.0, CHECKPOINT_BYTES)  # type: ignore[attr-defined]
     Journal.trim = marked_trim  # type: ignore[method-assign]
     Sealing._write = marked_seal  # type: ignore[method-assign]
     Sealing._merge = marked_merge  # type: ignore[method-assign]

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from bench.kills import REBUILT, Killing
+from bench.kills import REBUILT, Killing, Real
 
-INSTANTS = ("any", "seal", "commit", "move", "flush", "recovery", "trim", "compaction", "merge", "spill", "recovery")
+INSTANTS = ("any", "seal", "commit", "move", "flush", "recovery", "trim", "checkpoint", "merge", "spill", "recovery")
 KILLS = 14  # more only where none fell into the middle of something
 MOST = 30
 
 
 def test_nothing_acknowledged_is_lost_or_counted_twice_whenever_the_process_is_killed(tmp_path: Path) -> None:
     killing = Killing(tmp_path, seed=2)
-    wanted = ["commit", "flush", "recovery", "seal", "move", "trim"]
+    wanted = ["commit", "flush", "recovery", "seal", "move", "trim", "checkpoint"]
     for instant in INSTANTS:
         killing.kill(instant)
     while killing.counts["kills"] < MOST and (missed := [p for p in wanted if not killing.counts[f"in {p}"]]):
@@ -37,7 +37,7 @@ def test_what_is_acknowledged_while_a_lost_store_is_made_again_survives_a_kill_a
 
 
 def test_no_bar_is_lost_or_doubled_when_the_process_is_killed_while_bars_move_to_the_archive(tmp_path: Path) -> None:
-    killing = Killing(tmp_path, seed=4)
+    killing = Killing(tmp_path, seed=4, clock=Real())
     wanted = ["archive", "rename", "adopt", "unlink"]
     while killing.counts["kills"] < MOST and (missed := [p for p in wanted if not killing.counts[f"in {p}"]]):
         killing.kill(missed[killing.counts["kills"] % len(missed)])
