@@ -248,15 +248,16 @@ def _partials(kind: str, rung: int) -> str:
     columns = ["market", f"{label} AS t", "rung AS length"]
     for measure in MEASURES[kind]:
         name = measure.name
+        value = name if name in _SAID else _UNSAID.get(measure.rule, "CAST(NULL AS DOUBLE)")
         match measure.rule:
             case Rule.FIRST | Rule.LAST:
                 at = "begins" if measure.rule is Rule.FIRST else "ends - 1"
-                columns.append(f"CASE WHEN counts THEN {name} END AS {name}, {at} AS {name}_ts")
+                columns.append(f"CASE WHEN counts THEN {value} END AS {name}, {at} AS {name}_ts")
                 columns.append(f"{_NONE} AS {name}_block, {_NONE} AS {name}_idx, '' AS {name}_tid, pos AS {name}_pos")
             case Rule.MIN | Rule.MAX:
-                columns.append(f"CASE WHEN counts THEN {name} END AS {name}")
+                columns.append(f"CASE WHEN counts THEN {value} END AS {name}")
             case Rule.SUM | Rule.COUNT:
-                columns.append(f"CASE WHEN counts THEN {name} ELSE 0 END AS {name}")
+                columns.append(f"CASE WHEN counts THEN {value} ELSE 0 END AS {name}")
             case Rule.DISTINCT:
                 columns.append(f"CAST(NULL AS UBIGINT[]) AS {name}")
     seq = f"pos >> {ROW_BITS}"
@@ -265,3 +266,6 @@ def _partials(kind: str, rung: int) -> str:
 
 
 _NONE = "CAST(-1 AS BIGINT)"
+_SAID = {measure.name for measure in schema.FINISHED}
+# What only prices of cards come to, no finished bar says.
+_UNSAID = {Rule.SUM: "CAST(0 AS DECIMAL(38, 18))", Rule.COUNT: "CAST(0 AS BIGINT)"}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from actors.decode import SNAPSHOTS
+from actors.decode import BARS, SNAPSHOTS
 from actors.export import Exporter, bar_schema
 from daemon.stack import Stack
 from storage import listing
@@ -135,6 +135,20 @@ async def test_corrections_and_retractions_count_wherever_the_first_word_lies(tm
                 assert [bar["time"] - NOON for bar in await bars(stack, CARD, "1S")] == [0, 60, 3599]
 
             await everywhere(stack, check)
+
+
+async def test_cards_are_folded_again_beside_markets_with_finished_bars(tmp_path: Path) -> None:
+    bar = {"market_symbol": "GOLD", "timestamp": NOON * 1000, "resolution": "1m", "open": 1, "high": 2, "low": 1}
+    async with running(tmp_path / "data") as stack:
+        await stack.registry.put({"market_symbol": "GOLD", "kind": "spot"})
+        body = msgspec.json.encode([{**bar, "close": 2, "volume": 5}])
+        assert b'"accepted":1' in await stack.intake.submit(body, JSON, form=BARS)
+        await say(stack, price(0, 99, price_low=1), *DAY[1:])
+        await flush(stack)
+        await say(stack, DAY[0])
+        await flush(stack)
+        (hour,) = await bars(stack, CARD, "60")
+        assert hour == pytest.approx(HOUR)
 
 
 async def test_a_store_that_is_lost_comes_back_from_what_was_said(tmp_path: Path) -> None:
