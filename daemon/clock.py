@@ -1,4 +1,4 @@
-"""The time of day as it would be had nobody set the clock since the start: for how long things are kept, and how old."""
+"""The time of day as if nobody had set the clock since the start: for how long things are kept, and how old they are."""
 
 import time
 from collections.abc import Callable

@@ -262,7 +262,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             engine,
             intake,
             writer.flushed,
-            now=now,
+            now=lasting,
             seconds=settings.audit_seconds,
         )
         janitor = Janitor([sealing, archivist, dropping, backups, audit], now=now)
