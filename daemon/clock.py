@@ -1,4 +1,4 @@
-"""The time of day as if nobody had set the clock since the start: for how long things are kept, and how old they are."""
+"""The time of day as if nobody had set the clock since the start: how old things are, and how long they are kept."""
 
 import time
 from collections.abc import Callable
