@@ -174,8 +174,10 @@ class MarketActor(Watched):
         self.idle_since = self._now()
         self._trim()
         self._unread += len(piece.rows)
-        if self._unread > UNREAD and piece.newest < self._now() - PAST and not self._feeds:
+        past = self._unread > UNREAD and piece.newest < self._now() - PAST and not self._feeds
+        if past:
             self._drop_rings(seq)
+            self._ticker.sure = False
         self._unflushed.extend((seq, row) for row in piece.rows)
         for row in piece.rows if self._rings else ():
             if self._second is not None and self._second[T] == row[T]:
@@ -187,7 +189,7 @@ class MarketActor(Watched):
             self._outside = dict.fromkeys(RUNGS, seq)
         if piece.newest > self._newest:
             self._newest = piece.newest
-        for row in piece.rows:
+        for row in () if past else piece.rows:
             self._ticker.add(row)
         for word in piece.words:
             self._ticker.say(*word)
@@ -195,7 +197,7 @@ class MarketActor(Watched):
         piece.round.cost += thread_time() - began
 
     def _drop_rings(self, seq: int) -> None:
-        """Have the next reader fill the rings from the store: during a backfill that costs less than each bar does."""
+        """Have the next reader fill rings and ticker from the store: during a backfill that costs less than each bar."""
         self._rings.clear()
         self._second = None
         for times in self._missing.values():
