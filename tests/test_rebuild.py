@@ -27,6 +27,15 @@ RESOLUTIONS = ("1S", "1", "15", "60", "1D", "3", "1W")
 HISTORY = "/api/tradingview/history?symbol=GOLD&resolution=1&from=1700000000&to=1700100000"
 
 
+OTHERS = (
+    "/api/tradingview/quotes?symbols=GOLD",
+    "/api/lightweight/markets",
+    "/api/markets/GOLD/price",
+    "/api/export/bars?symbol=GOLD&resolution=1m",
+    "/api/markets/GOLD/gaps",
+)
+
+
 class Producer:
     """Says random things, some about what was said long ago, and knows what they come to."""
 
@@ -294,11 +303,12 @@ async def test_the_wire_says_how_far_the_store_is_and_serves_once_it_is_there(tm
         headers = await web.key("admin")
         while not web.stack.catch_up.over:
             ready, health, history = [await web.get(p) for p in ("/readyz", "/api/charts/health", HISTORY)]
+            others = [await web.get(p) for p in OTHERS]
             changed = await web.ask("PATCH", "/api/markets/GOLD", json={"timezone": "Asia/Tokyo"}, headers=headers)
             if web.stack.catch_up.over:
                 break
             inside += 1
-            assert [answer.status_code for answer in (ready, health, history, changed)] == [503] * 4
+            assert {answer.status_code for answer in (ready, health, history, changed, *others)} == {503}
             told = msgspec.json.decode(await health.get_data())
             assert told["status"] == "degraded"
             assert told["reasons"][0].startswith("rebuilding the store: "), told

@@ -19,6 +19,7 @@ from werkzeug.routing import MapAdapter
 
 from actors.traded import Day
 from storage import traded
+from storage.traded import Traded
 from web import auth, coding, context, export, metrics, ui
 from web.admin import admin
 from web.cards import cards
@@ -128,11 +129,7 @@ class App(QuartTrio):
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
         self.extensions[context.THREADS] = self._threads
-        self.extensions[context.DAY] = Day(
-            lambda start: services.database.read(traded.since, start),
-            services.engine.now,
-            services.settings.market_seconds,
-        )
+        self.extensions[context.DAY] = Day(self._traded, services.engine.now, services.settings.market_seconds)
         self.extensions[metrics.EXTENSION] = self.requests, self.limiter
         self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)
         self.config["MAX_CONTENT_LENGTH"] = services.settings.max_body
@@ -168,6 +165,12 @@ class App(QuartTrio):
         self.register_error_handler(HTTPException, answered)
         start = secrets.token_hex(4)  # so that numbers of different runs differ
         self._numbers = (f"{start}-{n}" for n in itertools.count(1))
+
+    async def _traded(self, start: int) -> Traded:
+        """What was traded since then (Unix seconds); Unavailable while the store does not have all of it."""
+        if not self.services.catch_up.over:
+            raise self.services.catch_up.unavailable()
+        return await self.services.database.read(traded.since, start)
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
         """A base address that ends in a slash makes `//config`; what is encoded in a symbol stays as it is."""

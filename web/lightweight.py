@@ -338,6 +338,7 @@ async def _prices(page: Sequence[Market]) -> dict[int, float]:
         if window.close:
             prices[market.slot] = window.close[-1]
 
+    await engine().caught_up()
     async with trio.open_nursery() as looking:
         for market in page:
             if engine().has_events(market.slot):

@@ -72,6 +72,7 @@ async def listed() -> Response:
             except Unavailable:
                 return  # what is wrong with one market is not the others'
 
+    await engine().caught_up()  # where that takes long, because the store is made again, none of them has a price
     async with trio.open_nursery() as looking:
         for market in found.values():
             if engine().has_events(market.slot):
