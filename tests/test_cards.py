@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import trio
 from pyarrow import csv
 
 from actors.decode import BARS, SNAPSHOTS
@@ -22,6 +23,11 @@ from storage.formats import FORMATS, Format, encoder
 from storage.variants import Variant
 from tests.stacks import JSON, NOON, flush, running
 from tests.test_histories import archived, compacted
+from tests.web.test_stream import no_app
+from tests.ws_client import Chart, connected
+from web.listener import listen
+from web.outbox import WsLimits
+from web.stream import BarStreams
 
 CARD = Variant("sv3.5-1", "tcgplayer")
 FOIL = CARD._replace(is_foil=True, language="Japanese", currency="JPY", condition="DAMAGED")
@@ -208,3 +214,44 @@ def worded(value: Any) -> Any:
 
 def said(value: Any) -> str:
     return value.isoformat() if hasattr(value, "isoformat") else f"{value:f}"
+
+
+async def test_a_stream_of_a_variant_says_its_bars_and_what_corrections_make_of_them(tmp_path: Path) -> None:
+    async with running(tmp_path / "data") as stack, trio.open_nursery() as nursery:
+        await say(stack, *DAY[:2])
+        stop = trio.Event()
+
+        async def serve(*, task_status: Any) -> None:
+            limits = WsLimits()
+            await listen(
+                no_app,
+                {"/ws": BarStreams(stack.engine, stack.hub, limits).serve},
+                host="127.0.0.1",
+                port=0,
+                hub=stack.hub,
+                limits=limits,
+                until=stop.wait,
+                drain_seconds=2,
+                task_status=task_status,
+            )
+
+        _, port = await nursery.start(serve)
+        chart = Chart(CARD.symbol, "60")
+        async with connected(port) as client:
+            await client.follow(chart)
+            await client.catch_up(chart, stack.engine.committed())
+            assert chart.bars[NOON]["close"] == 11.3
+            for words in (
+                DAY[2:],
+                [price(3599, 9)],
+                [price(3600, 20)],
+                [price(0, 30)],
+                [price(3600, None, removed=True)],
+            ):
+                await say(stack, *words)
+                await client.catch_up(chart, stack.engine.committed())
+        stop.set()
+    (bar,) = chart.bars.values()
+    assert [bar[name] for name in ("open", "high", "low", "close", "trades")] == [30, 30, 9, 9, 3]
+    assert bar["volume"] == 30 + 11.3 * 4 + 9
+    assert set(chart.ops) == {"upsert", "amend", "delete"}
