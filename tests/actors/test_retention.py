@@ -19,10 +19,12 @@ from actors.bodies import ARROW
 from actors.intake import IngestAnswer
 from actors.sealing import Sealing
 from daemon.stack import Stack
-from storage import archive, rejects, retention, sealed
+from storage import archive, backup, rejects, restore, retention, sealed
+from storage.partitions import BrokenPartition
+from storage.records import Market
 from storage.retention import RAW, Keep
 from storage.store import Store
-from tests.histories import Row, read
+from tests.histories import Reader, Row, StrictChart, read
 from tests.stacks import JSON, NDJSON, NOON, Said, flush, removed, running, say, trade
 
 DAY = 86400
@@ -407,3 +409,116 @@ async def test_a_kill_between_any_two_steps_leaves_everything_or_nothing(
                 found = {str(path.relative_to(copy / "archive")) for path in (copy / "archive").rglob("*.parquet")}
                 assert found == listed
                 assert not any(name.startswith("spot/1s/2023-11") for name in listed)
+
+
+# --- what else follows
+
+
+async def test_no_event_changes_a_trading_day_that_is_closed_in_part(tmp_path: Path) -> None:
+    clock = Clock()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        evening = {"session": "1700-1700", "timezone": "America/New_York"}  # 22:00 UTC in November
+        await stack.registry.put({"market_symbol": "CORN", "kind": "spot", **evening})
+        # Wednesday's trading day began on Tuesday at 22:00 UTC, and ends on Wednesday at 22:00.
+        hour = 3600
+        words = [
+            trade(-13 * hour, 5, trade_id=1, market="CORN"),
+            trade(-14 * hour - 1800, 6, trade_id=2, market="CORN"),
+        ]
+        assert (await say(stack, words)).accepted == 2
+        before = await bars(stack, "CORN")
+        assert [row[0] for row in before["1D"]] == [MIDNIGHT - DAY, MIDNIGHT]
+        clock.at = MIDNIGHT + 70 * DAY
+        await archived(stack, clock)
+        clock.at += 31 * DAY
+        await dropped(stack)
+        assert stack.retention.statistics().closed_days == 1  # Tuesday, UTC
+        answer = await say(
+            stack,
+            trade(0, 7, market="CORN"),  # on Wednesday, whose trading day has an event of Tuesday
+            trade(10 * hour - 1, 7, market="CORN"),
+            trade(10 * hour, 7, market="CORN"),  # Thursday's trading day
+            trade(0, 7),  # another market
+        )
+        assert [one.index for one in answer.rejected] == [0, 1]
+        assert answer.accepted == 2
+        assert (await bars(stack, "CORN"))["1D"][:2] == before["1D"]
+        assert (await say(stack, removed(1, market="CORN"))).rejected_count == 1
+
+
+async def test_a_file_of_bars_that_is_all_there_is_is_missed_when_a_store_is_made_again(tmp_path: Path) -> None:
+    clock = Clock()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        before = await closed(clock, stack)
+    (tmp_path / "candles.duckdb").unlink()
+    (file,) = (tmp_path / "archive/spot/1m/2023-11-16").iterdir()
+    whole = file.read_bytes()
+    file.unlink()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        with pytest.raises(BrokenPartition, match=r"spot/1m/2023-11-16.*missing"):
+            await read(stack, "GOLD", "1")
+        assert await read(stack, "GOLD", "5") == before["5"]
+    file.write_bytes(whole)
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        assert await read(stack, "GOLD", "1") == before["1"]
+
+
+async def test_streams_that_stand_before_what_was_dropped_begin_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    keeps = (*RAW_ONLY, Keep("spot", 1, 98.5))
+    async with kept(tmp_path, clock, keeps) as stack:
+        await say(stack, days(3))
+        await say(stack, removed(2000), trade(2 * DAY + 900, 7, trade_id=8000))
+        gold = await stack.registry.named("GOLD")
+        charts = {name: StrictChart("GOLD", name) for name in ("1S", "1", "1D")}
+        for chart in charts.values():
+            await watched(stack, gold, chart)
+        await say(stack, trade(2 * DAY + 901, 8, trade_id=8001))
+        for chart in charts.values():
+            assert await watched(stack, gold, chart.copy())
+        clock.at = MIDNIGHT + 70 * DAY
+        await archived(stack, clock)
+        clock.at += 31 * DAY
+        await dropped(stack)
+        assert await stack.database.read(lambda db: db.execute("SELECT count(*) FROM ended").fetchall()) == [(0,)]
+        for chart in charts.values():
+            chart.seq = 1
+            assert not await watched(stack, gold, chart)
+            assert chart.rows() == await read(stack, "GOLD", chart.resolution)
+    async with kept(tmp_path, clock, keeps) as stack:
+        gold = await stack.registry.named("GOLD")
+        for chart in charts.values():
+            again = chart.copy()
+            again.seq = 1
+            assert not await watched(stack, gold, again)
+            await say(stack, trade(3 * DAY, 8))
+            # From one second to the next day it would be too many bars.
+            assert await watched(stack, gold, chart) == (chart.resolution != "1S")
+            assert chart.rows() == await read(stack, "GOLD", chart.resolution)
+
+
+async def watched(stack: Stack, market: Market, chart: StrictChart) -> bool:
+    """Bring a chart up to date and hang up; whether it went on where it stood."""
+    reader = Reader(chart, stack.hub, stack.engine)
+    recovered = await reader.follow(market)
+    reader.leave()
+    return recovered
+
+
+async def test_a_backup_of_what_is_left_is_restored_without_what_was_dropped(tmp_path: Path) -> None:
+    clock, data, target = Clock(), tmp_path / "data", tmp_path / "backup"
+    keeps = (*RAW_ONLY, Keep("spot", 1, 95))
+    async with kept(data, clock, keeps) as stack:
+        await closed(clock, stack)
+        await say(stack, trade(100 * DAY, 7, trade_id=8000))
+        await dropped(stack)
+        shown = await bars(stack)
+        assert not shown["1S"][:-1]
+        stack.backups.begin(target)
+        await stack.backups.run()
+    made = tmp_path / "restored"
+    restore.restore(target, backup.read(target), made, lambda _: None)
+    async with kept(made, clock, ()) as stack:
+        assert await bars(stack) == shown
+        answer = await say(stack, trade(3, 5), removed(1003))  # whose identity is in no backup
+        assert (answer.rejected_count, answer.unknown) == (1, 1)
