@@ -12,6 +12,7 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 
 from actors import candle
 from actors.catch_up import CatchUp
+from actors.changes import Basis
 from actors.market import MarketActor, Slice, Tick
 from actors.reach import Reach
 from actors.reading import MOST, Astray, Window
@@ -170,6 +171,13 @@ class Engine:
         await self.caught_up()
         actor = self._actor(market)
         return await actor.ask(actor.price)
+
+    async def still(self, market: Market, basis: Basis) -> int | None:
+        """The market's seq, if what was read of it on this basis would be read now again; sees everything that was
+        committed before the call. None: it has to be read."""
+        await self.caught_up()
+        actor = self._actors.get(market.slot)
+        return actor.seq if actor is not None and actor.holds(basis) else None
 
     async def late(self, market: Market, rung: int, start: int, end: int, applied: int) -> Partials | None:
         """What a market has of a stored resolution beyond a snapshot of the store. See `Reading.late`."""

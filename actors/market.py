@@ -13,6 +13,8 @@ from msgspec import Struct, structs
 from actors import candle
 from actors.bars import Bar
 from actors.candle import REV, Row, State, T
+from actors.changes import Basis, Changes
+from actors.reading import FAR
 from actors.ring import SIZES, Ring
 from actors.rounds import Round
 from actors.said import Word
@@ -44,6 +46,13 @@ class Slice:
     touched: list[int] = field(default_factory=list)  # seconds of events that were taken back
     words: Sequence[Word] = ()  # what no candle has a measure for
     anew: bool = False  # what is there was wrong: nobody knows which bars of it charts have
+
+    @property
+    def lowest(self) -> int:
+        """The first second of which it says anything."""
+        if self.anew or not (self.rows or self.touched):
+            return -FAR
+        return min([*(int(row[T]) for row in self.rows[:1]), *self.touched])
 
 
 class Ask(Struct):
@@ -88,6 +97,7 @@ class MarketActor(Watched):
         self._second: State | None = None  # rows of one second that are not in the rings yet
         self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
         self._parked = False  # the task waits for mail
+        self._changes = Changes(seq)
         self._unread = 0  # bars of a second taken in since somebody asked for something
         self.idle_since = now()
 
@@ -117,6 +127,13 @@ class MarketActor(Watched):
             raise found
         result: Found = found
         return result
+
+    def holds(self, basis: Basis) -> bool:
+        """Whether an answer is still what it would be now; not known while messages wait."""
+        if self.busy or self._first(basis.rung) != basis.floor or not self._changes.untouched(basis.seq, basis.reach):
+            return False
+        self.idle_since = self._now()
+        return True
 
     @property
     def busy(self) -> bool:
@@ -172,6 +189,7 @@ class MarketActor(Watched):
         began = thread_time()
         seq = self.seq = self._changed = piece.round.last
         self.idle_since = self._now()
+        self._changes.note(seq, piece.lowest)
         self._trim()
         self._unread += len(piece.rows)
         past = self._unread > UNREAD and piece.newest < self._now() - PAST and not self._feeds

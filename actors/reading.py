@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from actors import candle, fold
 from actors.candle import LAYOUTS, Row
+from actors.changes import Basis
 from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, unlike, view
 from actors.said import INDEX, NAMES, said
 from actors.ticker import MINUTE, SECONDS, Ticker
@@ -43,6 +44,7 @@ class Window(Struct, frozen=True):
     rev: int  # the newest change among these bars
     open_bar: bool  # the last bar may still change in the normal course of things
     previous: int | None  # where `time` is empty: the newest bar before what was asked
+    basis: Basis | None = None  # where there are bars, and none of them is open
 
 
 class Astray(NamedTuple):
@@ -333,7 +335,14 @@ class Reading:
             int(bars["rev"].max()) if bars.n else 0,
             open_bar,
             previous,
+            self._basis(resolution, end) if bars.n and not open_bar else None,
         )
+
+    def _basis(self, resolution: Resolution, end: int) -> Basis:
+        last = self._calendar.bucket(resolution, np.array([min(end, LATEST) - 1]))
+        reach = math.ceil(self._calendar.end_instant(resolution, int(last[0])))
+        stored = rung(resolution)
+        return Basis(self.seq, max(reach, end), stored, self._first(stored))
 
     def _closed(self, resolution: Resolution, t: int) -> bool:
         return self._calendar.end_instant(resolution, t) <= self._watermark()

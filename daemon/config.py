@@ -151,6 +151,12 @@ class Config(Struct, frozen=True, kw_only=True):
     query_seconds: Annotated[float, Setting("How long a query may run before it is cancelled.", number(0.1, 3600))] = (
         30.0
     )
+    kept_answer_bytes: Annotated[
+        int,
+        Setting(
+            "Bytes of answers with closed bars that are kept in memory until one of them changes.", whole(0, 1 << 40)
+        ),
+    ] = 64 << 20
     saved_bytes_per_user: Annotated[
         int,
         Setting(

@@ -147,6 +147,7 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
+        kept_answers=config.kept_answer_bytes,
         saved_per_user=config.saved_bytes_per_user,
         saved=config.saved_bytes,
         market_seconds=config.market_data_cache_ttl,

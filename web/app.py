@@ -20,7 +20,7 @@ from werkzeug.routing import MapAdapter
 from actors.traded import Day
 from storage import traded
 from storage.traded import Traded
-from web import auth, coding, context, export, metrics, ui
+from web import auth, coding, context, export, kept, metrics, ui
 from web.admin import admin
 from web.cards import cards
 from web.context import BODY_SECONDS, Request, Services, reply
@@ -129,6 +129,7 @@ class App(QuartTrio):
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
         self.extensions[context.THREADS] = self._threads
+        self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers)
         self.extensions[context.DAY] = Day(self._traded, services.engine.now, services.settings.market_seconds)
         self.extensions[metrics.EXTENSION] = self.requests, self.limiter
         self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)

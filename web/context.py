@@ -67,6 +67,7 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()
+    kept_answers: int = 64 << 20  # bytes of answers kept in memory
     saved_per_user: int = 32 << 20  # bytes of layouts, templates and drawings
     saved: int = 1 << 30  # of all of them
     market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
@@ -115,6 +116,7 @@ class Request(TrioRequest):
 
 EXTENSION = "candled"
 DAY = "candled.day"
+KEPT = "candled.kept"
 THREADS = "candled.threads"
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import trio
 from msgspec import Meta, Struct, field
@@ -24,7 +25,8 @@ from storage.ordering import Order
 from storage.records import Market
 from web.context import NO_STORE, day, engine, number, params, reply, services, unchanged
 from web.export import exports
-from web.udf import FIRST, blamed, kept
+from web.kept import headers_of, kept
+from web.udf import FIRST, blamed
 
 lightweight = Blueprint("lightweight", __name__, url_prefix="/api/lightweight")
 
@@ -109,9 +111,11 @@ async def ohlcv() -> Response:
         market = await engine().market(query.symbol)
     names = chosen(query.fields, market)
     most = min(query.limit, MOST_BARS)
+    if not names and query.end and (again := await kept().again(market)) is not None:
+        return again
     # One more than there may be says whether there are older ones.
-    window = await engine().window(market, resolution, start, end, most=most + 1)
-    headers = kept(window, f"{start}-{end}")
+    window = await kept().window(market, resolution, start, end, None, most + 1)
+    headers = headers_of(window, f"{start}-{end}")
     if names:
         headers = {**headers, "Cache-Control": NO_STORE}
         headers.pop("ETag", None)
@@ -137,7 +141,11 @@ async def ohlcv() -> Response:
         next_to=time[0] if truncated else None,
     )
     rows = _rows(time, columns, query.time_format)
-    return reply({"success": True, "data": rows, "meta": about}, headers=headers)
+    body = msgspec.json.encode({"success": True, "data": rows, "meta": about})
+    response = reply(body, headers=headers)
+    if not names and query.end:
+        kept().keep(market, response, body, window)
+    return response
 
 
 @lightweight.get("/markets")

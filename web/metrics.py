@@ -17,6 +17,7 @@ from quart import Blueprint, Response, current_app
 from storage.histogram import Histogram, Times
 from web.context import NO_STORE, Services, reply, services
 from web.disk import Part, used
+from web.kept import kept
 from web.limits import Limiter
 
 metrics = Blueprint("metrics", __name__)
@@ -95,6 +96,7 @@ class Everything(Collector):
         yield from self._backups()
         yield from self._audit()
         yield from self._registry()
+        yield from self._kept()
         yield from self._hub()
         yield from self._feeds()
 
@@ -243,6 +245,14 @@ class Everything(Collector):
         yield gauge("registry_loaded", "Markets whose record is in memory.", registry.loaded)
         yield counter("registry_reads", "Times the registry's file was asked.", registry.hops)
         yield counter("registry_evicted", "Records that left memory.", registry.evicted)
+
+    def _kept(self) -> Iterator[Metric]:
+        answers = kept().statistics()
+        yield gauge("kept_answers", "Answers that are kept in memory.", answers.answers)
+        yield gauge("kept_answer_bytes", "Memory that they take.", answers.bytes)
+        yield counter("kept_answers_given", "Requests that were answered from there.", answers.given)
+        yield counter("kept_answers_stale", "Answers that were found there and had changed.", answers.stale)
+        yield counter("shared_reads", "Requests that waited for the same bars to be read for another.", answers.shared)
 
     def _hub(self) -> Iterator[Metric]:
         hub = self._services.hub.statistics()

@@ -10,11 +10,12 @@ import msgspec
 from msgspec import Meta, Struct, field
 from quart import Blueprint, Response
 
-from actors.reading import Window
+from actors.reading import MOST
 from storage.calendar import parse
 from storage.errors import BadRequest, UnknownMarket
 from storage.records import EXCHANGES, TYPES, Kind
 from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, unchanged
+from web.kept import headers_of, kept
 from web.symbols import RESOLUTIONS
 
 udf = Blueprint("udf", __name__, url_prefix="/api/tradingview")
@@ -116,14 +117,19 @@ async def history() -> Response:
     )
     with blamed("symbol"):
         market = await engine().market(query.symbol)
-    window = await engine().window(market, resolution, start, end, counted(query.countback))
-    headers = kept(window)
+    if (again := await kept().again(market)) is not None:
+        return again
+    window = await kept().window(market, resolution, start, end, counted(query.countback), MOST)
+    headers = headers_of(window)
     if "ETag" in headers and unchanged(headers["ETag"]):
         return reply(b"", 304, headers)
     if not window.time:
         return reply(NoData(window.previous), headers=headers)
     bars = Bars(window.time, window.open, window.high, window.low, window.close, window.volume)
-    return reply(bars, headers=headers)
+    body = msgspec.json.encode(bars)
+    response = reply(body, headers=headers)
+    kept().keep(market, response, body, window)
+    return response
 
 
 @contextmanager
@@ -148,20 +154,3 @@ def counted(text: str) -> int | None:
     """How many bars were asked for; None where it does not say."""
     value = number(text)
     return None if value is None or value < 1 else int(min(value, MOST_BARS))
-
-
-def kept(window: Window, more: str = "") -> dict[str, str]:
-    """The headers of an answer: one with the open bar is not to be kept, any other may be asked about again. `more`
-    tells apart answers of the same bars."""
-    epoch = engine().epoch
-    headers = {"X-Cursor": f"{epoch}.{window.seq}", "Cache-Control": NO_STORE}
-    if not window.open_bar:
-        headers |= {"Cache-Control": REVALIDATE, "ETag": entity_tag(epoch, window, more)}
-    return headers
-
-
-def entity_tag(epoch: str, window: Window, more: str = "") -> str:
-    """Differs whenever the answer does: a bar that changed has a newer rev, one that is gone leaves other ends or
-    fewer bars. Weak, as the answer may be compressed or not."""
-    ends = f"{window.time[0]}-{window.time[-1]}" if window.time else f"{window.previous}"
-    return f'W/"{epoch}-{window.rev}-{len(window.time)}-{ends}{more and "-" + more}"'

@@ -41,6 +41,7 @@ OTHER: dict[str, str] = {
     "max_body_bytes": "4096",
     "max_concurrent_queries": "3",
     "query_seconds": "4",
+    "kept_answer_bytes": "10000",
     "saved_bytes_per_user": "20000",
     "saved_bytes": "30000",
     "market_data_cache_ttl": "7",

@@ -36,6 +36,21 @@ async def scraped(web: Web) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
+async def test_answers_that_are_kept_are_counted(web: Web) -> None:
+    await web.trades((NOW - 3600, 1.0))
+    path = f"/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to={NOW - 600}"
+    size = len(await (await web.get(path)).get_data())
+    await web.get(path)
+    found = await scraped(web)
+    assert found["candled_kept_answers"][()] == found["candled_kept_answers_given_total"][()] == 1
+    assert found["candled_kept_answer_bytes"][()] > size
+    await web.trades((NOW - 3600, 2.0))
+    await web.get(path)
+    found = await scraped(web)
+    assert found["candled_kept_answers_stale_total"][()] == 1
+    assert found["candled_shared_reads_total"][()] == 0
+
+
 async def test_what_comes_in_is_counted_by_what_became_of_it(web: Web) -> None:
     events = [
         {"market_symbol": "GOLD", "timestamp": NOW * 1000, "price": 1, "trade_id": 1},
