@@ -292,7 +292,7 @@ def test_bars_are_the_oracles_whatever_is_said_and_whatever_happens(
         for each in RUNGS:
             monkeypatch.setitem(ring.SIZES, each, 6)
 
-    @settings(max_examples=max(1, EXAMPLES // 100), phases=PHASES)
+    @settings(max_examples=EXAMPLES // (25 if small else 50), phases=PHASES)
     @given(
         history=st.lists(st.tuples(phases, turns), min_size=1, max_size=4),
         streams=st.lists(st.tuples(symbols, resolutions), max_size=3, unique=True),
