@@ -284,8 +284,8 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
     while number < len(turns):
         phase, turn = turns[number]
         async with opening(StackSettings(data=data, flush_seconds=3600), now=life.now) as stack:
-            if lost:
-                for request in phase:
+            if lost:  # the first things that were said are said again, too
+                for request in [*history[0][0], *phase]:
                     await life.say(stack, request)
                 phase = []
             await stack.catch_up.wait()
@@ -347,6 +347,7 @@ def test_bars_are_the_oracles_whatever_is_said_and_whatever_happens(
         seed = time.time_ns()
         print(f"seed {seed}: {dict(sorted(counts.items()))}", flush=True)
         hypothesis.seed(seed)(check)()
+    print(dict(sorted(counts.items())), flush=True)
 
 
 def reorganised(count: int, seed: int) -> History:
