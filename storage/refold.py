@@ -127,7 +127,7 @@ def bars(
             sums[rung] = summed(view.adder, kind, [sums[rung], table]) if rung in sums else table
             pause()
         view.adder.unregister("events")
-    for rung in rungs:
+    for rung in rungs if len(slots) else ():
         table = finished.among(view.db, kind, rung, slots, begin, end)
         if table.num_rows:
             sums[rung] = summed(view.adder, kind, [sums[rung], table] if rung in sums else [table])

@@ -22,6 +22,8 @@ from storage.partitions import BrokenPartition
 from storage.refold import Markets
 from storage.schema import RUNGS
 from storage.verify import Checked, Day, Difference, Differences, Ledger
+from tests.actors.test_retention import RAW_ONLY, Clock, closed, kept
+from tests.actors.test_retention import bars as minutes
 from tests.histories import PLACES, Reader, Request, StrictChart, body
 from tests.stacks import JSON, NOON, flush, removed, running, say, trade
 from tests.test_cards import CARD, price
@@ -396,6 +398,25 @@ async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_pat
         assert {one.time for one in differences(lines) if one.where == "store"} == {NOON}
         assert await bars(stack) == before
         assert await stack.store.damage() == []
+
+
+async def test_bars_whose_events_were_dropped_by_decision_are_left_alone(tmp_path: Path) -> None:
+    clock = Clock()
+    async with kept(tmp_path, clock, RAW_ONLY) as stack:
+        before = await closed(clock, stack)
+        await say(stack, trade(80 * DAY, 5))
+        await flush(stack)
+        await corrupt(stack, "UPDATE spot_60_recent SET high = high + 1")
+        lines = await verified(stack, repair=True)
+        days = [line for line in lines if isinstance(line, Day)]
+        assert [(bool(line.skipped), line.differences, line.repaired) for line in days] == [
+            *[(True, 0, 0)] * 3,
+            (False, 1, 1),
+        ]
+        assert ended(lines).clean
+        after = await minutes(stack)
+        assert after["1"][:-1] == before["1"]
+        assert after["1"][-1][2] == 5
 
 
 async def test_a_journal_that_changed_on_the_disk_is_named(tmp_path: Path) -> None:
