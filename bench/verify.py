@@ -82,8 +82,8 @@ def reference(events: int, markets: int, days: int) -> None:
             f"CREATE TABLE trades AS SELECT {', '.join(f'{sql} AS {name}' for name, sql in named.items())}, "
             "0::UTINYINT AS event, 5::UTINYINT AS price_type, NULL::TINYINT AS side, price::DECIMAL(38, 18) AS price, "
             "size::DECIMAL(38, 18) AS volume, trade_id AS trade_no, NULL::BIGINT AS block_number, "
-            "NULL::BIGINT AS log_index, NULL::VARCHAR AS trade_id, NULL::DECIMAL(38, 18) AS fee, NULL::UBIGINT AS trader, "
-            "NULL::DECIMAL(38, 18) AS funding_rate, NULL::DECIMAL(38, 18) AS open_interest FROM sent"
+            "NULL::BIGINT AS log_index, NULL::VARCHAR AS trade_id, NULL::UBIGINT AS trader, NULL::DECIMAL AS fee, "
+            "NULL::DECIMAL AS funding_rate, NULL::DECIMAL AS open_interest FROM sent"
         )
         began = time.thread_time()
         fold = schema.fold_sql("spot", f"({LOOK})", "ts // 60000000 * 60")
