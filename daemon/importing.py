@@ -32,6 +32,7 @@ from storage.records import Kind
 
 ROWS = 50_000  # in one request
 FLYING = 4  # requests under way at a time
+BESIDE = 5_000, 2  # the same of requests to a daemon, which has others to serve between them
 PATIENCE = 120.0  # seconds that an unreachable or full daemon is waited for
 FIRST = 3  # rows of a file that are shown before it starts
 SHOWN = 5  # refused rows that are listed
@@ -87,6 +88,8 @@ class _Answer(Struct):
 
 class Sink(Protocol):
     """Where events go: an Arrow stream in, the answer of ingest out."""
+
+    alone: bool  # whether nobody else wants anything of it
 
     async def submit(self, body: bytes, what: What) -> bytes: ...
     async def cover(self, spans: Spans) -> None: ...
@@ -181,7 +184,8 @@ async def _send(
     numbered = what == "events" and not await trio.to_thread.run_sync(file.says, names, where)
     if numbered:
         choices = [choice for choice in choices if choice not in names]
-    batches = file.read(choices, where, done, ROWS)
+    rows, flying = (ROWS, FLYING) if sink.alone else BESIDE
+    batches = file.read(choices, where, done, rows)
     send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
     finished: dict[int, tuple[int, Spans, int]] = {}  # chunks that overtook others, by their first rows
     landed = trio.Event()
@@ -205,7 +209,7 @@ async def _send(
 
     async with trio.open_nursery() as nursery, send, receive:
         # Of two prices of a card for one time the last in the file counts, however far apart they are.
-        for _ in range(FLYING if what != "snapshots" else 1):
+        for _ in range(flying if what != "snapshots" else 1):
             nursery.start_soon(sending, receive.clone())
         at, instant = done, None
         while (batch := await trio.to_thread.run_sync(next, batches, None)) is not None:
@@ -335,6 +339,8 @@ def borrowed_key(config: Config, scope: str, command: str) -> Iterator[str]:
 class Direct:
     """The intake of a data directory that this process has opened."""
 
+    alone = True
+
     def __init__(self, stack: Stack) -> None:
         self._intake, self._registry, self._coverage = stack.intake, stack.registry, stack.coverage
 
@@ -351,6 +357,8 @@ class Direct:
 
 class Remote:
     """The ingest of a running daemon."""
+
+    alone = False
 
     def __init__(self, url: str, key: str, create: Kind | None) -> None:
         self._url = urlsplit(url if "//" in url else f"http://{url}")
