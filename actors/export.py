@@ -27,6 +27,7 @@ from storage.measures import MEASURES, RATIOS, Rule, wired
 from storage.partials import Partials
 from storage.partials import concat as together
 from storage.records import Market
+from storage.retention import closed_for
 from storage.store import History
 
 EVENTS = 50_000  # in one stretch
@@ -118,6 +119,15 @@ class Exporter:
             if rows.num_rows:
                 done = len(days) if after is None else int(np.searchsorted(days, after[0] // MICROS))
                 yield Stretch(rows, done, len(days))
+
+    async def lacking(self, market: Market, start: int, end: int) -> str:
+        """Which raw events with start ≤ time < end (µs) an export has not, in words; empty where it has all."""
+        days: list[int] = await self._read(closed_for, market.slot)
+        gone = [day for day in days if start < (day + DAY) * MICROS and day * MICROS < end]
+        if not gone:
+            return ""
+        first, last = (datetime.fromtimestamp(day, UTC).date() for day in (gone[0], gone[-1]))
+        return f"raw events of {first} to {last} ({len(gone)} of these days) were dropped; their bars are kept"
 
     async def encoded(self, rows: AsyncGenerator[Stretch, None], encoder: Encoder) -> AsyncGenerator[bytes, None]:
         """The file that rows come to, in pieces."""

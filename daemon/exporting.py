@@ -102,6 +102,7 @@ async def _read(
         market = await stack.engine.market(wanted.market)
         if resolution is None:
             rows, schema = exporter.events(market, *span), listing.schema_of(market.kind)
+            _note(await exporter.lacking(market, *span))
         else:
             start, end = (math.ceil(at / MICROS) for at in span)
             rows, schema = exporter.bars(market, resolution, start, end), bar_schema(market.kind)
@@ -116,6 +117,12 @@ async def _read(
                 days = max(days, stretch.days + 1)
         size += await trio.to_thread.run_sync(_put, sink, making.end)
     return size
+
+
+def _note(lacking: str) -> None:
+    """Say what the export has not."""
+    if lacking:
+        print(f"note: {lacking}", file=sys.stderr)
 
 
 def _put(sink: Sink, made: Callable[..., bytes], *rows: pa.RecordBatch) -> int:
@@ -141,6 +148,7 @@ async def _fetched(url: str, key: str, wanted: Wanted, span: tuple[int, int], si
         try:
             answer = await _answered(url, _asked, connection, path, key)
             if answer.status == 200:
+                _note(answer.headers.get("X-Lacking", ""))
                 report.begin(wanted.market, None, 0, "KiB")
                 return await _copied(url, answer, sink, report)
             problem = f"{url} answered {answer.status}: {told(await _answered(url, answer.read))}"

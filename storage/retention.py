@@ -216,6 +216,12 @@ def closed(db: Connection) -> Closed:
     return Closed(db.execute("SELECT day, markets FROM closed ORDER BY day").fetchall())
 
 
+def closed_for(db: Connection, market: int) -> list[int]:
+    """The days (seconds, their beginnings) that are closed for a market: their raw events were dropped, or soon are."""
+    known = closed(db)
+    return [day for day in known.days() if known.holds(day, np.array([market]))[0]]
+
+
 def dropped(db: Connection) -> int:
     """Batches up to this one are in no file any more."""
     ((seq,),) = db.execute("SELECT coalesce(max(seq), 0) FROM dropped").fetchall()

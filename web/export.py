@@ -23,6 +23,7 @@ from web.udf import blamed
 export = Blueprint("export", __name__, url_prefix="/api/export")
 
 EXTENSION = "candled.export"
+LACKING = "X-Lacking"  # which raw events are not there, because they were dropped
 AT_ONCE = 4  # exports; each holds some stretches in memory
 AGAIN = 5  # seconds until another may be asked for
 
@@ -83,7 +84,8 @@ async def events() -> Response:
     with blamed("symbol"):
         market = await engine().market(query.symbol)
     rows = exports().exporter.events(market, start, end)
-    return await _answer(rows, listing.schema_of(market.kind), kind, f"{market.market_symbol}-events")
+    lacking = await exports().exporter.lacking(market, start, end)
+    return await _answer(rows, listing.schema_of(market.kind), kind, f"{market.market_symbol}-events", lacking)
 
 
 def exports() -> Exports:
@@ -101,7 +103,9 @@ def _span(query: BarsQuery | EventsQuery) -> tuple[int, int]:
     return moment("from", query.start, FIRST), moment("to", query.end, LATEST)
 
 
-async def _answer(rows: AsyncGenerator[Stretch, None], schema: pa.Schema, kind: Format, name: str) -> Response:
+async def _answer(
+    rows: AsyncGenerator[Stretch, None], schema: pa.Schema, kind: Format, name: str, lacking: str = ""
+) -> Response:
     """The answer, once its first rows were read: what is wrong until then has a status of its own."""
     headers = {
         "Content-Type": KINDS[kind],
@@ -109,6 +113,8 @@ async def _answer(rows: AsyncGenerator[Stretch, None], schema: pa.Schema, kind: 
         "X-Cursor": f"{engine().epoch}.{engine().committed()}",
         "Cache-Control": NO_STORE,
     }
+    if lacking:
+        headers[LACKING] = lacking
     running = exports()
     running.begin()
     pieces = running.exporter.encoded(rows, encoder(kind, schema))
