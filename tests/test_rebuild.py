@@ -111,7 +111,7 @@ def lose(data: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rebuilds in many steps, and questions that do not wait for long."""
-    monkeypatch.setattr(recovery, "REPLAYED", 20)
+    monkeypatch.setattr(recovery, "REPLAYED", 40)
     monkeypatch.setattr(catch_up, "PATIENCE", 0.01)
 
 
