@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from storage import archive, backup, rejects, restore, retention, sealed
 from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.retention import RAW, Keep
+from storage.schema import RUNGS
 from storage.store import Store
 from tests.histories import Reader, Row, StrictChart, read
 from tests.stacks import JSON, NDJSON, NOON, Said, flush, removed, running, say, trade
@@ -522,3 +524,67 @@ async def test_a_backup_of_what_is_left_is_restored_without_what_was_dropped(tmp
         assert await bars(stack) == shown
         answer = await say(stack, trade(3, 5), removed(1003))  # whose identity is in no backup
         assert (answer.rejected_count, answer.unknown) == (1, 1)
+
+
+@pytest.mark.parametrize("seed", [1])
+async def test_what_is_left_is_as_if_nothing_had_been_dropped_nor_said_of_what_was(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+    clock = Clock(MIDNIGHT + 5 * DAY)
+    keeps = (Keep("spot", RAW, 12), Keep("spot", 1, 45), Keep("spot", 60, 60), Keep("perp", RAW, 20))
+    markets = {"GOLD": ("spot", {}), "CORN": ("spot", NEW_YORK), "OIL": ("perp", NEW_YORK)}
+    dropping, plain = tmp_path / "dropping", tmp_path / "plain"
+    refused = 0
+
+    async def said(stack: Stack, other: Stack) -> int:
+        words = [word_of(chance, list(markets), clock()) for _ in range(chance.randint(5, 40))]
+        answer = await say(stack, words)
+        gone = {one.index for one in answer.rejected}
+        assert len(gone) == answer.rejected_count
+        same = await say(other, [word for i, word in enumerate(words) if i not in gone])
+        assert (same.accepted, same.duplicates, same.corrected, same.retracted, same.unknown) == (
+            *(answer.accepted, answer.duplicates, answer.corrected, answer.retracted, answer.unknown),
+        )
+        return len(gone)
+
+    async with kept(plain, clock, ()) as other:
+        for name, (kind, more) in markets.items():
+            await other.registry.put({"market_symbol": name, "kind": kind, **more})
+        for life in range(2):
+            if life:
+                (dropping / "candles.duckdb").unlink()
+            async with kept(dropping, clock, keeps) as stack:
+                if not life:
+                    for name, (kind, more) in markets.items():
+                        await stack.registry.put({"market_symbol": name, "kind": kind, **more})
+                for _ in range(2):
+                    refused += await said(stack, other)
+                    if chance.random() < 0.7:
+                        await stack.sealing.run()
+                    clock.at += chance.choice([13, 25, 40]) * DAY
+                    refused += await said(stack, other)
+                    if chance.random() < 0.9:
+                        await archived(stack, clock)
+                    await dropped(stack)
+                    refused += await said(stack, other)
+                    floors = {rung: stack.engine.first("spot", rung) for rung in RUNGS}
+                    for name, (kind, _) in markets.items():
+                        expected = above(await few(other, name), floors if kind == "spot" else {})
+                        assert await few(stack, name) == expected
+                told = stack.retention.statistics()
+        assert told.closed_days > 0
+        assert refused > 0
+
+
+NEW_YORK = {"session": "1700-1700:1234567", "timezone": "America/New_York"}
+
+
+def word_of(chance: Random, markets: Sequence[str], now: float) -> Said:
+    """Something about one of few events, of days that are long over or of this one."""
+    number, market = chance.randrange(60), chance.choice(markets)
+    if chance.random() < 0.15:
+        return removed(number, market)
+    today = int(now - NOON) // DAY * DAY
+    second = chance.choice([0, 1, 59, 60, 9 * 3600, 10 * 3600, 11 * 3600, 12 * 3600 - 1])
+    second += chance.choice([0, DAY, 2 * DAY, today - DAY])
+    named = {"trade_id": number} if chance.random() < 0.8 else {}
+    return trade(second, chance.randint(1, 9), chance.randint(1, 5), market=market, price_type="mark", **named)
