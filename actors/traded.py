@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import trio
 
+from actors.tiers import Tiers
 from storage.errors import Unavailable
 from storage.events import Array
 from storage.search import NOBODY, Busy
@@ -18,11 +19,13 @@ DAY = 86400
 
 
 class Day:
-    """The last 24 hours of all markets, as of the last look."""
+    """The last 24 hours of all markets, as of the last look, and the tiers that they come to."""
 
-    def __init__(self, look: Callable[[int], Awaitable[Traded]], now: Callable[[], float], seconds: float) -> None:
+    def __init__(
+        self, look: Callable[[int], Awaitable[Traded]], now: Callable[[], float], seconds: float, tiers: Tiers
+    ) -> None:
         """`look(start)` sums up what was traded since then; a look is at most `seconds` old when it is asked for."""
-        self._look, self._now, self._seconds = look, now, seconds
+        self._look, self._now, self._seconds, self.tiers = look, now, seconds, tiers
         self._looked = -np.inf
         self._looking = trio.Lock()
         self._opened: Array = np.zeros(0)
@@ -45,10 +48,13 @@ class Day:
         now = self._now()
         try:
             found = await self._look(int(now) - DAY)
+            size = int(found.market.max()) + 1 if len(found.market) else 0
+            volumes, turnovers, opened = np.zeros(size), np.zeros(size), np.full(size, np.nan)
+            volumes[found.market], turnovers[found.market] = found.volume, found.turnover
+            await self.tiers.take(turnovers)
         except Unavailable:
             return
-        size = int(found.market.max()) + 1 if len(found.market) else 0
-        volumes, self._opened = np.zeros(size), np.full(size, np.nan)
-        volumes[found.market], self._opened[found.market] = found.volume, found.opened
+        opened[found.market] = found.opened
+        self._opened = opened
         self.busy = Busy.of(volumes)
         self._looked = now

@@ -2,6 +2,7 @@
 
 import difflib
 import ipaddress
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 from msgspec import Struct, structs
 
-from daemon.kinds import Kind, Wrong, number, one_of, path, spans, text, texts, whole
+from actors.tiers import BOUNDS
+from daemon.kinds import Kind, Wrong, falling, number, one_of, path, spans, text, texts, whole
 from storage.errors import CandledError
 from storage.retention import Keep
 
@@ -50,6 +52,11 @@ def _origin(value: str) -> None:
         raise ValueError
 
 
+def _prefix(value: str) -> None:
+    if not re.fullmatch(r"(/[\w.~-]+)+", value, re.ASCII):
+        raise ValueError
+
+
 PER_WINDOW = "requests per address and window; 0 is no limit"
 
 
@@ -79,6 +86,14 @@ class Config(Struct, frozen=True, kw_only=True):
             ("CORS_ORIGINS",),
         ),
     ] = ("*",)
+
+    udf_prefixes: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Further paths under which the verbs of `/api/tradingview` are served.",
+            texts("a list of paths, such as /datafeed", _prefix),
+        ),
+    ] = ()
 
     auth: Annotated[
         Auth,
@@ -172,6 +187,14 @@ class Config(Struct, frozen=True, kw_only=True):
             ("MARKET_DATA_CACHE_TTL",),
         ),
     ] = 60.0
+    tier_turnover: Annotated[
+        tuple[float, ...],
+        Setting(
+            "From how much traded in 24 hours on, in its quote currency, a market is of tier 1, 2 and 3; "
+            "it stays of one down to 80 % of that.",
+            falling(3),
+        ),
+    ] = BOUNDS
     rate_limit_window_ms: Annotated[
         int,
         Setting("Length of the sliding window of the limits below, in ms.", whole(1_000), ("RATE_LIMIT_WINDOW_MS",)),
@@ -371,7 +394,7 @@ def printed(value: object) -> str:
         case tuple() | list():
             return ", ".join(map(printed, value)) or "none"
         case float():
-            return f"{value:g}"
+            return f"{value:.15g}"
     return str(value)
 
 

@@ -1,5 +1,6 @@
 """What a setting can be: how it is read from a text, what is taken, and how that is said."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def number(low: float, high: float = math.inf) -> Kind:
     def take(value: object) -> float:
         return float(_within(value if isinstance(value, float) else _is(int, value), low, high))
 
-    return Kind(f"a number from {low:g} {f'to {high:g}' if high < math.inf else 'up'}", float, take)
+    return Kind(f"a number from {low:.15g} {f'to {high:.15g}' if high < math.inf else 'up'}", float, take)
 
 
 def one_of(*allowed: str, absent: str = "") -> Kind:
@@ -84,6 +85,22 @@ def texts(expected: str, check: Callable[[str], object]) -> Kind:
         return tuple(str(one) for one in found)
 
     return Kind(expected, read, take)
+
+
+def falling(count: int) -> Kind:
+    """Some numbers, each smaller than the one before; in a flag or a variable with commas between."""
+
+    def take(value: object) -> tuple[float, ...]:
+        found = [number(0).take(one) for one in _is(list, value)]
+        if len(found) != count or any(later >= one for one, later in itertools.pairwise(found)):
+            raise ValueError
+        return tuple(found)
+
+    return Kind(
+        f"{count} numbers of which none is negative and each is smaller than the one before",
+        lambda text: [float(part) for part in text.split(",")],
+        take,
+    )
 
 
 def spans() -> Kind:

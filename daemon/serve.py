@@ -147,10 +147,12 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
+        udf_prefixes=config.udf_prefixes,
         kept_answers=config.kept_answer_bytes,
         saved_per_user=config.saved_bytes_per_user,
         saved=config.saved_bytes,
         market_seconds=config.market_data_cache_ttl,
+        tier_turnover=config.tier_turnover,
     )
 
 

@@ -20,12 +20,12 @@ from storage.ordering import slots as slots_of
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
 from storage.search import NOBODY, Busy, ranked, somewhere, starting
 from storage.state import Connection, State
+from storage.tiers import TIERS
 from storage.variants import Variant, pricescale, variant_of
 
 HasEvents = Callable[[int], bool]  # whether the market in this slot has events
 
 FIXED = ("kind", "price_source", "session", "timezone")  # what the first event settles
-TIERS = ("tier1", "tier2", "tier3", "tier4")
 LONGEST_SYMBOL = 100
 LONGEST_QUERY = 200  # what is typed behind it is not looked at
 MOST_FOUND = 10_000  # markets in one answer

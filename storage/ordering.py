@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from storage import tiers
 from storage.search import Busy
 from storage.state import Connection
 
@@ -40,17 +41,25 @@ def _these(db: Connection, some: list[int], tier: str | None) -> list[tuple[int,
     found: list[tuple[int, int]] = []
     for at in range(0, len(some), CHUNK):
         part = some[at : at + CHUNK]
-        where = f"slot IN ({', '.join('?' * len(part))}) AND is_active" + (" AND tier = ?" if tier else "")
-        found += db.execute(f"SELECT slot, market_id FROM markets WHERE {where}", [*part, *([tier] if tier else [])])
+        where, values = _in(tier)
+        listed = f"slot IN ({', '.join('?' * len(part))})"
+        found += db.execute(f"SELECT slot, market_id FROM markets WHERE {listed} AND {where}", [*part, *values])
     return found
 
 
 def _by(db: Connection, order: Order, tier: str | None) -> Iterator[int]:
-    where = "is_active" + (" AND tier = ?" if tier else "")
-    values = [tier] if tier else []
+    where, values = _in(tier)
     # Ids of 2**63 and more are stored as negative numbers, and come last.
     spans = ("market_id >= 0", "market_id < 0") if order == "id" else ("true",)
     for span in spans:
         by = "market_id" if order == "id" else "key"
         for (slot,) in db.execute(f"SELECT slot FROM markets WHERE {where} AND {span} ORDER BY {by}", values):
             yield slot
+
+
+def _in(tier: str | None) -> tuple[str, list[str]]:
+    """Active markets of a tier, or of any, as SQL with its values."""
+    if tier is None:
+        return "is_active", []
+    where, values = tiers.of(tier)
+    return f"is_active AND {where}", values

@@ -224,6 +224,11 @@ MIGRATIONS: Sequence[Migration] = (
         END
         """,
     ),
+    (
+        "CREATE TABLE tiers (slot INTEGER PRIMARY KEY, tier INTEGER NOT NULL)",
+        "CREATE INDEX tiers_of ON tiers (tier)",
+        "CREATE INDEX markets_tiered ON markets (tier) WHERE tier IS NOT NULL",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
+from actors.tiers import Tiers
 from actors.traded import Day
 from storage import traded
 from storage.traded import Traded
@@ -45,6 +46,7 @@ from web.udf import udf
 
 log = logging.getLogger(__name__)
 
+UDF = b"/api/tradingview/"
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
@@ -125,12 +127,15 @@ class App(QuartTrio):
         super().__init__(__name__, static_folder=None)
         self.services = services
         self.limiter = Limiter(services.settings.rates)
+        self._udf_prefixes = [f"{prefix}/".encode() for prefix in services.settings.udf_prefixes]
         self.requests = metrics.Requests()
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
         self.extensions[context.THREADS] = self._threads
         self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers)
-        self.extensions[context.DAY] = Day(self._traded, services.engine.now, services.settings.market_seconds)
+        settings = services.settings
+        tiers = Tiers(services.registry.ask, settings.tier_turnover)
+        self.extensions[context.DAY] = Day(self._traded, services.engine.now, settings.market_seconds, tiers)
         self.extensions[metrics.EXTENSION] = self.requests, self.limiter
         self.extensions[ui.EXTENSION] = ui.loaded(services.settings.static)
         self.config["MAX_CONTENT_LENGTH"] = services.settings.max_body
@@ -175,9 +180,13 @@ class App(QuartTrio):
 
     async def asgi_app(self, scope: Any, receive: Any, send: Any) -> None:
         """A base address that ends in a slash makes `//config`; what is encoded in a symbol stays as it is."""
-        if scope["type"] == "http" and b"//" in scope["raw_path"] and scope["raw_path"].startswith(b"/"):
+        if scope["type"] == "http" and scope["raw_path"].startswith(b"/"):
             path = SLASHES.sub(b"/", scope["raw_path"])
-            scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
+            for prefix in self._udf_prefixes:
+                if path.startswith(prefix):
+                    path = UDF + path.removeprefix(prefix)
+            if path != scope["raw_path"]:
+                scope = {**scope, "raw_path": path, "path": unquote(path.decode("ascii"))}
         await super().asgi_app(scope, receive, send)
 
     def create_url_adapter(self, request: Any) -> MapAdapter | None:

@@ -27,6 +27,7 @@ from actors.marks import Marker
 from actors.registry import Keys, Registry
 from actors.retention import Retention
 from actors.sealing import Sealing
+from actors.tiers import BOUNDS
 from actors.traded import Day
 from actors.writer import Writer
 from storage.database import Database
@@ -67,10 +68,12 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ("*",)
     max_body: int = 64 << 20  # bytes
     rates: Rates = Rates()
+    udf_prefixes: tuple[str, ...] = ()  # further paths of the UDF verbs
     kept_answers: int = 64 << 20  # bytes of answers kept in memory
     saved_per_user: int = 32 << 20  # bytes of layouts, templates and drawings
     saved: int = 1 << 30  # of all of them
     market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
+    tier_turnover: tuple[float, ...] = BOUNDS  # from which on a market is of tier 1, 2 and 3
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks
     static: Path = Path(__file__).parent / "static"  # the built page
 

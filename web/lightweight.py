@@ -19,10 +19,10 @@ from actors.reading import LATEST, Window
 from actors.traded import Day
 from storage.calendar import Calendar, Resolution, parse, parse_short, rung
 from storage.errors import BadRequest, CandledError, Unavailable, UnknownMarket, UnknownResolution
-from storage.markets import TIERS
 from storage.measures import wire
 from storage.ordering import Order
 from storage.records import Market
+from storage.tiers import TIERS
 from web.context import NO_STORE, day, engine, number, params, reply, services, unchanged
 from web.export import exports
 from web.kept import headers_of, kept
@@ -95,7 +95,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     price_change_24h: float | None  # percent
     volume_24h: float
     market_cap: float | None
-    tier: str | None
+    tier: str
 
 
 @lightweight.get("/ohlcv")
@@ -157,7 +157,7 @@ async def markets() -> Response:
     limit, registry, today = min(query.limit, MOST_LISTED), services().registry, await day().fresh()
     if query.search.strip():
         found = await registry.search(query.search, limit=MOST_FOUND, busy=today.busy)
-        found = [market for market in found if query.tier in ("", market.tier)]
+        found = [market for market in found if query.tier in ("", today.tiers.of(market))]
         if query.sort is not None:
             keys = {
                 "volume": lambda market: (-today.busy.volume(market.slot), market.market_id),
@@ -365,5 +365,5 @@ def _listed(market: Market, price: float | None, today: Day) -> Listed:
         price_change_24h=change,
         volume_24h=wire(today.busy.volume(market.slot)),
         market_cap=wire(price * float(market.supply)) if price is not None and market.supply is not None else None,
-        tier=market.tier,
+        tier=today.tiers.of(market),
     )

@@ -5,7 +5,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from storage import markets, ordering
+from storage import markets, ordering, tiers
 from storage.names import folded
 from storage.records import KINDS, Market
 from storage.search import Busy
@@ -31,6 +31,8 @@ def test_an_order_is_what_sorting_all_of_them_gives(
             for n in range(40)
         ]
         all_ = markets.put_all(state, many, lambda _: False)
+        assigned = {market.slot: chance.choice([1, 2, 3, 4]) for market in all_ if chance.random() < 0.7}
+        tiers.note(state, list(assigned.items()))
         volumes = np.array([0.0, *(chance.choice([0, 0, 1, 2, 2, 3]) for _ in range(30))])
         busy = Busy.of(volumes)
         keys: dict[ordering.Order, Any] = {
@@ -40,8 +42,12 @@ def test_an_order_is_what_sorting_all_of_them_gives(
         }
         assert set(keys) == set(get_args(ordering.Order))
         for order, key in keys.items():
-            for tier in (None, "tier1", "tier4"):
-                some: list[Market] = [m for m in all_ if m.is_active and tier in (None, m.tier)]
+            for tier in (None, *tiers.TIERS):
+                some: list[Market] = [
+                    m
+                    for m in all_
+                    if m.is_active and tier in (None, m.tier or tiers.TIERS[assigned.get(m.slot, 4) - 1])
+                ]
                 some.sort(key=key)
                 for offset, limit in ((0, 100), (3, 5), (12, 9), (39, 2)):
                     assert markets.ordered(state, order, tier, offset, limit, busy) == some[offset : offset + limit]

@@ -1,14 +1,18 @@
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from actors.tiers import Tiers
 from actors.traded import Day
-from storage import traded
+from storage import tiers, traded
 from storage.calendar import parse
 from storage.errors import Unavailable
 from storage.search import BUSIEST, Busy
+from storage.state import State
 from tests.stacks import NOON, flush, removed, running, say, trade
 
 MINUTE = parse("1")
@@ -37,20 +41,27 @@ async def test_it_is_what_the_minutes_come_to(tmp_path: Path, flushes: int) -> N
         for start in (NOON, NOON + 1_800, NOON + 3_600, NOON + 5_432, NOON + 89_990):
             found = await stack.database.read(traded.since, start)
             shown = {
-                int(slot): (volume, None if np.isnan(opened) else opened)
-                for slot, volume, opened in zip(*found, strict=True)
+                int(slot): (volume, round(turnover, 9), None if np.isnan(opened) else opened)
+                for slot, volume, turnover, opened in zip(*found, strict=True)
                 if volume or not np.isnan(opened)
             }
-            expected = {}
+            expected: dict[int, tuple[float, float, float | None]] = {}
             for symbol in ("GOLD", "TEA", "OIL"):
                 market = await stack.registry.named(symbol)
                 window = await stack.engine.window(market, MINUTE, start // 60 * 60, NOON + 200_000)
                 if window.time:
-                    expected[market.slot] = (sum(window.volume), window.open[0])
+                    stands = [
+                        int(str(one["price"])) * int(str(one["size"]))
+                        for n, one in enumerate(said)
+                        if one["market_symbol"] == symbol
+                        and n not in taken
+                        and int(str(one["timestamp"])) >= start // 60 * 60_000
+                    ]
+                    expected[market.slot] = (sum(window.volume), sum(stands), window.open[0])
             assert shown == expected, start
 
 
-async def test_one_look_serves_for_a_while_and_outlives_a_store_that_cannot_be_read() -> None:
+async def test_one_look_serves_for_a_while_and_outlives_a_store_that_cannot_be_read(tmp_path: Path) -> None:
     now, looks = 100_000.0, []
     broken = False
 
@@ -58,19 +69,26 @@ async def test_one_look_serves_for_a_while_and_outlives_a_store_that_cannot_be_r
         looks.append(start)
         if broken:
             raise Unavailable("later")
-        return traded.Traded(np.array([2, 4]), np.array([5.0, 7.0]), np.array([1.5, np.nan]))
+        return traded.Traded(np.array([2, 4]), np.array([5.0, 7.0]), np.array([5e5, 7e7]), np.array([1.5, np.nan]))
 
-    day = Day(look, lambda: now, 60)
-    assert ((await day.fresh()).busy.slots, day.opened(2), day.opened(4), day.opened(9)) == ([4, 2], 1.5, None, None)
-    now += 59
-    await day.fresh()
-    assert looks == [13_600]
-    now, broken = now + 1, True
-    assert (await day.fresh()).busy.slots == [4, 2]
-    assert looks == [13_600, 13_660]
-    broken = False
-    await day.fresh()
-    assert len(looks) == 3
+    with State.open(tmp_path / "s.db", synchronous="NORMAL") as state:
+
+        async def run(work: Callable[..., Any], *arguments: Any) -> Any:
+            return work(state, *arguments)
+
+        day = Day(look, lambda: now, 60, Tiers(run))
+        today = await day.fresh()
+        assert (today.busy.slots, day.opened(2), day.opened(4), day.opened(9)) == ([4, 2], 1.5, None, None)
+        assert tiers.known(state).tolist() == [4, 4, 3, 4, 1]
+        now += 59
+        await day.fresh()
+        assert looks == [13_600]
+        now, broken = now + 1, True
+        assert (await day.fresh()).busy.slots == [4, 2]
+        assert looks == [13_600, 13_660]
+        broken = False
+        await day.fresh()
+        assert len(looks) == 3
 
 
 def test_the_busiest_are_few_and_in_order() -> None:

@@ -410,7 +410,7 @@ async def test_a_list_says_what_each_market_trades_at(web: Web) -> None:
         "price_change_24h": None,
         "volume_24h": 0,
         "market_cap": None,
-        "tier": None,
+        "tier": "tier4",
     }
     assert (oil["market_id"], oil["current_price"]) == (2**64 - 1, None)
     assert found["meta"] == {"count": 3, "offset": 0, "more": False}
