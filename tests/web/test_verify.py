@@ -20,7 +20,7 @@ async def verified(web: Web, **asked: Any) -> list[dict[str, Any]]:
 
 
 async def metrics(web: Web) -> dict[str, float]:
-    text = (await (await web.get("/metrics")).get_data()).decode()
+    text = await (await web.get("/metrics")).get_data(as_text=True)
     lines = (line.rpartition(" ") for line in text.splitlines() if line.startswith("candled_audit"))
     return {name: float(value) for name, _, value in lines if name != "candled_audit_failing"}
 
