@@ -84,6 +84,22 @@ async def test_repeated_slashes_and_unknown_parameters_do_no_harm(web: Web) -> N
     assert (await history(web, QUIET, NOW, currencyCode="EUR", unitId="", firstDataRequest="true"))["s"] == "ok"
 
 
+async def test_the_verbs_are_served_under_other_paths_too(web: Web) -> None:
+    await web.trades((QUIET, 1))
+    folder = web.stack.state.path.parent.parent / "other"
+    async with serving(folder, udf_prefixes=("/datafeed", "/charts/udf")) as other:
+        await other.market()
+        plain = await other.json("/api/tradingview/config")
+        for path in ("/datafeed/config", "//datafeed//config", "/charts/udf/config?x=1"):
+            assert await other.json(path) == plain
+        answer = await other.get("/datafeed/history?symbol=NOPE&resolution=1&from=0&to=1")
+        assert (await answer.get_json())["s"] == "error"
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        for path in ("/datafeed", "/datafeedx/config", "/x/datafeed/config"):
+            assert (await other.get(path)).status_code == 404
+    assert (await web.get("/datafeed/config")).status_code == 404
+
+
 # --- failures
 
 
