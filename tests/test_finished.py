@@ -172,19 +172,16 @@ class BarLife(Life):
         super().__init__(streams, slow)
         self.model: BarModel = BarModel()
 
-    async def live(self, stack: Stack, phase: Sequence[Any]) -> None:
-        for request in phase:
-            if isinstance(request, Request):
-                await super().live(stack, [request])
-                continue
-            expected = self.model.take_bars(request.words)
-            body = json.dumps([word.sent() for word in request.words]).encode()
-            answer = msgspec.json.decode(await stack.intake.submit(body, JSON, form=BARS), type=IngestAnswer)
-            assert answer.rejected == []
-            assert {name: getattr(answer, name) for name in expected} == expected
-            if request.look:
-                await self.same_charts(stack)
-                self.past += [chart.copy() for chart in self.charts[self.slow :]]
+    async def say(self, stack: Stack, request: Any) -> None:
+        """One request of events, or of bars; it is answered as the model says."""
+        if isinstance(request, Request):
+            await super().say(stack, request)
+            return
+        expected = self.model.take_bars(request.words)
+        body = json.dumps([word.sent() for word in request.words]).encode()
+        answer = msgspec.json.decode(await stack.intake.submit(body, JSON, form=BARS), type=IngestAnswer)
+        assert answer.rejected == []
+        assert {name: getattr(answer, name) for name in expected} == expected
 
 
 async def put(stack: Stack, *bars: Mapping[str, object]) -> IngestAnswer:
