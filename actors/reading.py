@@ -168,11 +168,12 @@ class Reading:
         count = 0
         found: list[Astray] = []
         for stored, ring in self._rings.items():
-            rows, applied = await self._store.between(self.kind, stored, self.record.slot, max(ring.floor, -FAR), FAR)
+            low = max(ring.floor, self._first(stored))  # what was dropped may be here still
+            rows, applied = await self._store.between(self.kind, stored, self.record.slot, max(low, -FAR), FAR)
             late = self._late(stored, applied)
-            both = view(fold.merged(together([rows, late.take(late["t"] >= ring.floor)])))
+            both = view(fold.merged(together([rows, late.take(late["t"] >= low)])))
             count += len(ring)
-            found += [Astray(stored, *one) for one in unlike(ring.view(ring.floor, FAR), both)]
+            found += [Astray(stored, *one) for one in unlike(ring.view(low, FAR), both)]
         return count, found
 
     async def _ring(self, stored: int) -> Ring:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import ANY
 
 import msgspec
 import pyarrow as pa
@@ -110,6 +111,8 @@ async def test_bars_below_a_floor_are_gone_at_that_resolution_alone_live_restart
         await flush(stack)
         await dropped(stack)
         assert await bars(stack) == expected
+        # What memory still holds of them is nothing that anybody is told, and no damage.
+        assert await stack.engine.astray((await stack.registry.named("GOLD")).slot) == (ANY, [])
         # A late event counts in the bars that are kept, and makes none below the floor.
         answer = await say(stack, trade(5, 500, 7), removed(3), trade(DAY + 97, 1, 1, trade_id=1002))
         assert (answer.accepted, answer.retracted, answer.corrected) == (1, 1, 1)
