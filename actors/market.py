@@ -215,7 +215,7 @@ class MarketActor(Watched):
         piece.round.cost += thread_time() - began
 
     def _drop_rings(self, seq: int) -> None:
-        """Have the next reader fill rings and ticker from the store: in a backfill that costs less than each bar does."""
+        """Have the next reader fill rings and ticker from the store: in a backfill that costs less than each bar."""
         self._rings.clear()
         self._second = None
         for times in self._missing.values():
