@@ -161,6 +161,22 @@ def unlike(one: View, other: View) -> list[tuple[int, str, str | None, str | Non
     return found
 
 
+class Columns(dict[str, Integers | Floats]):
+    """The columns of a ring; those that its own bookkeeping reads are attributes too."""
+
+    def __init__(self, kind: str) -> None:
+        self.t, self.rev, self.born, self.volume = Integers(), Integers(), Integers(), Integers(wide=True)
+        named = {"t": self.t, "rev": self.rev, "born": self.born, "volume": self.volume}
+        super().__init__(
+            (name, named.get(name) or (Floats() if rule in FLOATS else Integers(wide=rule is Rule.SUM)))
+            for name, (rule, _, _) in COLUMNS[kind].items()
+        )
+
+
+# What rings have whose few bars are all whole states: most markets never have more at most resolutions.
+EMPTY = {kind: Columns(kind) for kind in MEASURES}
+
+
 class Ring:
     """Bars with t ≥ `floor`, at most about `SIZES[rung]` of them."""
 
@@ -170,14 +186,13 @@ class Ring:
         self._layout = LAYOUTS[kind]
         self._hot: list[State] = []  # ascending in t
         self._low = self._high = self._room = 0  # the rows in use, and how many there may be
-        self._t, self._rev, self._born, self._volume = Integers(), Integers(), Integers(), Integers(wide=True)
-        named = {"t": self._t, "rev": self._rev, "born": self._born, "volume": self._volume}
-        self._columns: dict[str, Integers | Floats] = {
-            name: named.get(name) or (Floats() if rule in FLOATS else Integers(wide=rule is Rule.SUM))
-            for name, (rule, _, _) in COLUMNS[kind].items()
-        }
+        self._lay_out(EMPTY[kind])
         self._volumes: Array | None = None  # of the rows in use, where they are dear; until a row changes
         self.lost = -1  # the newest seq that changed a bar which is not here any more
+
+    def _lay_out(self, columns: Columns) -> None:
+        self._columns = columns
+        self._t, self._rev, self._born, self._volume = columns.t, columns.rev, columns.born, columns.volume
 
     def __len__(self) -> int:
         return self._high - self._low + len(self._hot)
@@ -244,6 +259,7 @@ class Ring:
             candle.started(self._layout, row, row[T]) for row in candle.rows(bars.take(slice(bars.n - hot, None)))
         ]
         shown_ = view(old)
+        self._lay_out(Columns(self.kind))
         self._low, self._high, self._room = 0, old.n, old.n + 16
         for name, column in self._columns.items():
             column.fill(shown_[name], self._room)
@@ -318,6 +334,8 @@ class Ring:
             self.floor = self._t.at(self._low) if self._high > self._low else int(self._hot[0][T])
 
     def _insert(self, at: int, state: State) -> None:
+        if self._columns is EMPTY[self.kind]:
+            self._lay_out(Columns(self.kind))
         at -= self._low
         self._make_room()
         at += self._low

@@ -1,5 +1,6 @@
 """Rings against a dict that keeps everything."""
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
@@ -324,3 +325,14 @@ def test_joined_views_are_all_their_bars() -> None:
     assert columns(ring.joined([none, *parts, none])) == [bar for part in parts for bar in columns(part)]
     assert ring.joined([none, none]).n == 0
     assert parts[0].take(np.array([False])).n == 0
+
+
+def test_a_ring_of_few_bars_takes_little_memory() -> None:
+    tracemalloc.start()
+    rings = []
+    for _ in range(200):
+        rings.append(Ring("perp", 60))
+        rings[-1].put(candle.empty("perp", 60, 1))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken / len(rings) < 1000
