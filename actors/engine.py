@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic, process_time, thread_time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import trio
@@ -23,6 +24,7 @@ from actors.vamm import SECOND
 from actors.writer import Writer
 from storage.calendar import Resolution
 from storage.commits import TOUCH, Commit
+from storage.errors import Unavailable
 from storage.events import Array
 from storage.histogram import Histogram, Times
 from storage.partials import Partials
@@ -32,6 +34,8 @@ from storage.store import History
 
 log = logging.getLogger(__name__)
 
+Found = TypeVar("Found")
+
 SHARE = 0.2  # of the loop's time that rounds may cost, in the long run
 SAVED = 0.05  # seconds of it that may be saved up, so that one dear round now and then delays nobody
 BUSY = 0.8  # of a core's time that the process uses; below, there is no need to make rounds larger and fewer
@@ -40,6 +44,7 @@ LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
 MOST_EVENTS = 400_000  # in one round
 IDLE = 300.0  # seconds until a market that nobody asks for retires
 BEAT = 0.25  # seconds between looks at the clock
+AT_ONCE = 8  # markets that are read side by side for one list
 
 
 class Names(Protocol):
@@ -170,7 +175,37 @@ class Engine:
         """What the last day of a market comes to now; sees everything that was committed before the call."""
         await self.caught_up()
         actor = self._actor(market)
-        return await actor.ask(actor.price)
+        return await actor.ask(lambda: actor.look(lambda ticker: ticker.price(int(self._now()))))
+
+    async def tickers(self, markets: Sequence[Market], look: Callable[[Ticker], Found]) -> dict[int, Found]:
+        """What `look` makes of the last day of each of these markets, by slot; sees everything that was committed
+        before the call. Without markets whose bars cannot be read."""
+        await self.caught_up()
+        found: dict[int, Found] = {}
+        turns = trio.CapacityLimiter(AT_ONCE)
+
+        async def fetch(market: Market) -> None:
+            async with turns:
+                actor = self._actor(market)
+                with suppress(Unavailable):  # what is wrong with one market is not the others'
+                    found[market.slot] = await actor.ask(lambda: actor.look(look))
+
+        async with trio.open_nursery() as looking:
+            for market in markets:
+                ticker = self._sure(market)
+                if ticker is None:
+                    looking.start_soon(fetch, market)
+                else:
+                    found[market.slot] = look(ticker)
+        return found
+
+    def _sure(self, market: Market) -> Ticker | None:
+        """The last day of a market, where all of it is in memory and no message waits."""
+        if not self.has_events(market.slot):
+            return Ticker(market.kind, sure=True)
+        actor, ticker = self._actors.get(market.slot), self._tickers.get(market.slot)
+        waits = actor is not None and actor.busy
+        return ticker if ticker is not None and ticker.sure and not waits else None
 
     async def still(self, market: Market, basis: Basis) -> int | None:
         """The market's seq, if what was read of it on this basis would be read now again; sees everything that was
@@ -324,8 +359,13 @@ class Engine:
             ends = [*starts[1:].tolist(), table.n]
             rows = candle.rows(table)
             for slot, start, end in zip(markets[starts].tolist(), starts.tolist(), ends, strict=True):
-                words = round_.words.get(slot, ())
-                piece = Slice(round_, list(rows[start:end]), int(rows[end - 1][0]), touched.pop(slot, []), words)
+                piece = Slice(
+                    round_,
+                    list(rows[start:end]),
+                    int(rows[end - 1][0]),
+                    touched.pop(slot, []),
+                    round_.words.get(slot, ()),
+                )
                 pieces.append((slot, piece))
         for slot, seconds in touched.items():
             pieces.append((slot, Slice(round_, [], max(seconds), seconds)))

@@ -18,7 +18,7 @@ from actors.reading import FAR
 from actors.ring import SIZES, Ring
 from actors.rounds import Round
 from actors.said import Word
-from actors.ticker import Price, Ticker
+from actors.ticker import Ticker
 from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
 from storage.partitions import BrokenPartition
@@ -176,11 +176,11 @@ class MarketActor(Watched):
     def _waiting(self) -> int:
         return self._mailbox.statistics().current_buffer_used
 
-    async def price(self) -> Price:
-        """What the last day comes to now."""
+    async def look(self, work: Callable[[Ticker], Found]) -> Found:
+        """What `work` makes of the last day, as it is now."""
         if not self._ticker.sure:
             await self.fill(self._ticker)
-        return self._ticker.price(int(self._now()))
+        return work(self._ticker)
 
     # --- slices
 

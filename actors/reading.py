@@ -143,6 +143,19 @@ class Reading:
         late = self._late(stored, applied)
         return late.take((late["t"] >= start) & (late["t"] < end))
 
+    async def astray(self) -> tuple[int, list[Astray]]:
+        """How many bars are in memory, and what in them is not what the store and all that came later come to."""
+        count = 0
+        found: list[Astray] = []
+        for stored, ring in self._rings.items():
+            low = max(ring.floor, self._first(stored))  # what was dropped may be here still
+            rows, applied = await self._store.between(self.kind, stored, self.record.slot, max(low, -FAR), FAR)
+            late = self._late(stored, applied)
+            both = view(fold.merged(together([rows, late.take(late["t"] >= low)])))
+            count += len(ring)
+            found += [Astray(stored, *one) for one in unlike(ring.view(low, FAR), both)]
+        return count, found
+
     async def _rows(self, stored: int, start: int, end: int) -> list[Row]:
         """The bars of a stored resolution with start ≤ t < end, whole, shown or not; from the store."""
         old, applied = await self._store.between(self.kind, stored, self.record.slot, start, end)
@@ -156,25 +169,22 @@ class Reading:
         since = now - now % MINUTE - DAY + MINUTE
         minutes = await self._rows(MINUTE, since, FAR)
         seconds = await self._rows(1, now - SECONDS, FAR)
-        before, _ = await self._store.newest(self.kind, MINUTE, self.record.slot, since, 10)
-        older = await self._rows(MINUTE, int(before["t"].min()), since) if before.n else []
+        older = await self._older(since, any(row[self._layout.close] is not None for row in minutes))
         telling = await self._store.telling(self.record.slot, since * MICROS, INDEX, NAMES)
         ticker.fill(minutes, seconds, older)
         for word in said(telling).get(self.record.slot, ()):
             ticker.say(*word)
 
-    async def astray(self) -> tuple[int, list[Astray]]:
-        """How many bars are in memory, and what in them is not what the store and all that came later come to."""
-        count = 0
-        found: list[Astray] = []
-        for stored, ring in self._rings.items():
-            low = max(ring.floor, self._first(stored))  # what was dropped may be here still
-            rows, applied = await self._store.between(self.kind, stored, self.record.slot, max(low, -FAR), FAR)
-            late = self._late(stored, applied)
-            both = view(fold.merged(together([rows, late.take(late["t"] >= low)])))
-            count += len(ring)
-            found += [Astray(stored, *one) for one in unlike(ring.view(low, FAR), both)]
-        return count, found
+    async def _older(self, since: int, priced: bool) -> list[Row]:
+        """Bars from before this second that say what was the case then; where there is any with a price, also one of
+        those. `priced`: there are some since then."""
+        before, _ = await self._store.newest(self.kind, MINUTE, self.record.slot, since, 10)
+        older = await self._rows(MINUTE, int(before["t"].min()), since) if before.n else []
+        if any(row[self._layout.close] is not None for row in older):
+            return older
+        # Nothing but words for long, or all there is are finished bars: days know the newest price of before.
+        older += await self._rows(MINUTE, since - 4 * DAY, since)
+        return older + await self._rows(DAY, -FAR, since - 3 * DAY if priced else FAR)
 
     async def _ring(self, stored: int) -> Ring:
         """The ring of a stored resolution, filled from the store if it was not in memory."""

@@ -13,7 +13,7 @@ from storage.calendar import Calendar
 from storage.errors import BrokenStore, Unavailable, UnknownMarket
 from storage.events import PRICE_CODE, Array
 from storage.names import Reference, contract_key, folded, qualified
-from storage.ordering import Order
+from storage.ordering import ALL, Order, Wanted
 from storage.records import GRANTS, KIND_CODE, KINDS, Kind, Market, Scope
 from storage.search import NOBODY, Busy
 
@@ -48,9 +48,9 @@ class Markets(Protocol):
         /,
     ) -> list[Market]: ...
     def ordered(
-        self, state: Any, order: Order, tier: str | None, offset: int, limit: int, busy: Busy, /
+        self, state: Any, order: Order, wanted: Wanted, offset: int, limit: int, busy: Busy, /
     ) -> list[Market]: ...
-    def page(self, state: Any, after: int, limit: int, query: str, kind: str | None, /) -> list[Market]: ...
+    def page(self, state: Any, after: int, limit: int, query: str, wanted: Wanted, /) -> list[Market]: ...
     def count(self, state: Any, /) -> tuple[int, int]: ...
 
 
@@ -241,14 +241,14 @@ class Registry:
         found: list[Market] = await self._run(self._store.search, query, kind, type, exchange, limit, busy)
         return found
 
-    async def ordered(self, order: Order, tier: str | None, offset: int, limit: int, busy: Busy) -> list[Market]:
+    async def ordered(self, order: Order, wanted: Wanted, offset: int, limit: int, busy: Busy) -> list[Market]:
         """Active markets in an order."""
-        found: list[Market] = await self._run(self._store.ordered, order, tier, offset, limit, busy)
+        found: list[Market] = await self._run(self._store.ordered, order, wanted, offset, limit, busy)
         return found
 
-    async def page(self, after: int = 0, limit: int = 100, query: str = "", kind: str | None = None) -> list[Market]:
+    async def page(self, after: int = 0, limit: int = 100, query: str = "", wanted: Wanted = ALL) -> list[Market]:
         """Markets in the order of registration, from behind a slot."""
-        found: list[Market] = await self._run(self._store.page, after, limit, query, kind)
+        found: list[Market] = await self._run(self._store.page, after, limit, query, wanted)
         return found
 
     async def count(self) -> tuple[int, int]:

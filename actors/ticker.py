@@ -53,6 +53,17 @@ class Price(Struct, frozen=True):
     market_depth: float | None
 
 
+class Brief(Struct, frozen=True):
+    """What a list shows of a market's last day; as in `Price`."""
+
+    price: float | None
+    price_24h_ago: float | None
+    volume_24h: float
+    trades_24h: int
+    open_interest: float | None
+    updated: int | None  # µs: the newest event that set the price, the funding rate or the open interest
+
+
 class Buckets:
     """Rows by their start in seconds, ascending, as columns of floats; those before a floor are let go of."""
 
@@ -188,11 +199,15 @@ class Ticker:
         self._traders = Traders()
         self._base: tuple[float, Key] | None = None  # the newest close of the minutes that were let go of
         self._kept: float = -math.inf  # what began before was let go of
+        self._priced = -1  # µs: the newest event that set a price
 
     def add(self, row: Row) -> None:
         """Take in what a row of one second adds."""
         second = row[T]
         self._hear(row)
+        at = row[self._close + 1][0]
+        if at > self._priced:
+            self._priced = at
         if second < self._kept:
             self._older(row)
             return
@@ -260,9 +275,11 @@ class Ticker:
         length that ended before, for what was the case then.
         """
         self._clear(True)
+        self._priced = max((row[self._close + 1][0] for row in (*minutes, *older)), default=-1)
         for row in older:
             self._hear(row)
-            self._older(row)
+            if row[self._close] is not None:
+                self._older_close(row[self._close], row[self._close + 1])
         for row in sorted(minutes, key=lambda row: int(row[T])):
             self._hear(row)
             self._merge(self._begun(row[T]), row)
@@ -290,6 +307,34 @@ class Ticker:
     def empty(self) -> bool:
         """Whether nothing was traded within what is kept."""
         return not len(self._minutes)
+
+    def brief(self, now: int) -> Brief:
+        """The part of `price` that costs little."""
+        self._write()
+        minute = now - now % MINUTE
+        day = self._minutes.after(minute - DAY)
+        closes = self._minutes.column(CLOSE)
+        told = [key[0] for name, (_, key) in self._said.items() if name in SAID]
+        updated = max(self._priced, *told) if told else self._priced
+        return Brief(
+            self._last(closes),
+            self._last(closes[:day]),
+            wire(math.fsum(self._minutes.column(VOLUME)[day:])),
+            int(self._minutes.column(TRADES)[day:].sum()),
+            self._told("open_interest", minute - DAY + MINUTE),
+            None if updated < 0 else updated,
+        )
+
+    def closes(self, start: int, step: int, count: int) -> list[float | None]:
+        """The last price in each of `count` spans of `step` seconds, whole minutes of the last day, from `start` on."""
+        self._write()
+        found: list[float | None] = [None] * count
+        low = self._minutes.after(start - 1)
+        times, closes = self._minutes.t[low:].tolist(), self._minutes.column(CLOSE)[low:].tolist()
+        for t, close in zip(times, closes, strict=True):
+            if close == close and t < start + step * count:
+                found[(t - start) // step] = close
+        return [None if close is None else wire(close) for close in found]
 
     def price(self, now: int) -> Price:
         """What the windows that end at this second come to."""

@@ -15,7 +15,7 @@ from storage.decimals import DECIMALS, from_text
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.events import PRICE_TYPES
 from storage.names import Reference, contract_key, folded, qualified, words_in
-from storage.ordering import Order
+from storage.ordering import ALL, Order, Wanted
 from storage.ordering import slots as slots_of
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
 from storage.search import NOBODY, Busy, ranked, somewhere, starting
@@ -38,7 +38,10 @@ STORED = (*COLUMNS, "key", "contract_key", "words", "tags")
 INSERT = f"INSERT INTO markets ({', '.join(STORED)}) VALUES ({', '.join('?' * len(STORED))})"
 UPDATE = f"UPDATE markets SET {', '.join(f'{name} = ?' for name in STORED)} WHERE slot = ?"
 ANY = "SELECT 1 FROM markets WHERE is_active AND kind = ? LIMIT 1"
-MATCHING = "SELECT rowid FROM markets_text WHERE markets_text MATCH ? AND rowid > ? ORDER BY rowid LIMIT ?"
+MATCHING = (
+    "SELECT slot FROM markets_text CROSS JOIN markets ON slot = markets_text.rowid "
+    "WHERE markets_text MATCH ? AND markets_text.rowid > ? AND {} ORDER BY markets_text.rowid LIMIT ?"
+)
 
 _MARKET_ID = COLUMNS.index("market_id")
 _KIND = COLUMNS.index("kind")
@@ -134,24 +137,21 @@ def count(state: State) -> Counts:
         return Counts(*db.execute("SELECT registered, active FROM market_counts").fetchone())
 
 
-def page(state: State, after: int = 0, limit: int = 100, query: str = "", kind: str | None = None) -> list[Market]:
+def page(state: State, after: int = 0, limit: int = 100, query: str = "", wanted: Wanted = ALL) -> list[Market]:
     """Markets in the order of registration, deactivated ones too, from behind the slot `after`.
 
     With a query, those that have each of its words: words of three letters anywhere, shorter ones at a word's start.
     """
     limit = max(0, min(limit, MOST_FOUND))
-    if kind is not None and kind not in KINDS:
-        return []
     parts = [somewhere(w) if len(w) > 2 else starting(w) for w in words_in(query[:LONGEST_QUERY])]
     if query.strip() and not parts:
         return []
-    if kind is not None:
-        parts.append(f'tags : "{kind}"')
+    where, values = wanted.sql()
     with state.reading() as db:
         if not parts:
-            rows = db.execute(f"{SELECT} WHERE slot > ? ORDER BY slot LIMIT ?", [after, limit])
+            rows = db.execute(f"{SELECT} WHERE slot > ? AND {where} ORDER BY slot LIMIT ?", [after, *values, limit])
             return [_market(row) for row in rows]
-        slots = db.execute(MATCHING, [" AND ".join(parts), after, limit])
+        slots = db.execute(MATCHING.format(where), [" AND ".join(parts), after, *values, limit])
         return _by_slots(db, [slot for (slot,) in slots])
 
 
@@ -178,11 +178,11 @@ def search(
 
 
 def ordered(
-    state: State, order: Order, tier: str | None = None, offset: int = 0, limit: int = 100, busy: Busy = NOBODY
+    state: State, order: Order, wanted: Wanted = ALL, offset: int = 0, limit: int = 100, busy: Busy = NOBODY
 ) -> list[Market]:
     """Active markets in an order, `limit` of them behind the first `offset`."""
     with state.reading() as db:
-        return _by_slots(db, slots_of(db, order, tier, busy, offset, min(limit, MOST_FOUND)))
+        return _by_slots(db, slots_of(db, order, wanted, busy, offset, min(limit, MOST_FOUND)))
 
 
 def validated(fields: Mapping[str, object]) -> dict[str, Any]:

@@ -142,6 +142,16 @@ async def look(stack: Stack, clock: Clock, where: str) -> None:
     compare(await stack.engine.price(gold), wanted, f"{where}, flushed")
 
 
+async def retire(stack: Stack, names: list[str]) -> None:
+    """Have these markets closed."""
+    await flush(stack)
+    for name in names:
+        await stack.engine.price(await stack.registry.named(name))  # whatever it still does is over then
+    await trio.testing.wait_all_tasks_blocked()
+    stack.engine._retire(math.inf)
+    assert stack.engine.statistics().active == 0
+
+
 async def lived(data: Path, history: list[tuple[list[list[Said]], Turn]]) -> None:
     clock = Clock()
     turns = iter(history)
@@ -160,10 +170,7 @@ async def lived(data: Path, history: list[tuple[list[list[Said]], Turn]]) -> Non
                 if turn == "flush":
                     await flush(stack)
                 if turn == "retire":
-                    await flush(stack)
-                    await trio.testing.wait_all_tasks_blocked()
-                    stack.engine._retire(math.inf)
-                    assert stack.engine.statistics().active == 0
+                    await retire(stack, ["GOLD"])
                     await look(stack, clock, turn)
                 if turn == "crash":
                     shutil.copytree(data, data.with_name(data.name + "c"))
@@ -173,6 +180,44 @@ async def lived(data: Path, history: list[tuple[list[list[Said]], Turn]]) -> Non
                     break
             if not going:
                 await look(stack, clock, "at the end")
+
+
+async def test_a_price_of_long_ago_outlives_a_restart_whatever_was_said_since(tmp_path: Path) -> None:
+    index = {"market_symbol": "GOLD", "event_type": "PriceUpdated", "price_type": "index", "price": 99}
+    clock = Clock()
+    for part in range(3):
+        async with running(tmp_path, create="perp", now=clock) as stack:
+            if part == 0:
+                await say(stack, trade(-9 * DAY, 90), trade(-6 * DAY, 97, event_type="PositionOpened"))
+            for n in range(12):  # an oracle, and nobody who trades
+                await say(stack, {**index, "timestamp": (NOON - (6 - 2 * part) * DAY + n * 60 + 60) * 1000})
+            gold = await stack.registry.named("GOLD")
+            found = await stack.engine.price(gold)
+            assert (found.price, found.price_24h_ago, found.trades_24h) == (97, 97, 0)
+            briefs = await stack.engine.tickers([gold], lambda ticker: ticker.brief(int(clock())))
+            assert briefs[gold.slot].updated == (NOON - 6 * DAY) * 1_000_000
+            await flush(stack)
+
+
+async def test_a_list_of_markets_says_what_each_of_them_would(tmp_path: Path) -> None:
+    clock = Clock()
+    names = [f"M{n}" for n in range(20)]
+    for _ in range(2):
+        async with running(tmp_path, create="perp", now=clock) as stack:
+            await say(stack, [trade(-n * 9000, 10 + n, 1 + n, name, open_interest=n) for n, name in enumerate(names)])
+            for state in ("at once", "with messages", "closed"):
+                if state == "with messages":
+                    await say(stack, [trade(10, 20 + n, 2, name, trade_id=n) for n, name in enumerate(names)])
+                    await say(stack, [removed(n, name) for n, name in enumerate(names) if n % 2])
+                if state == "closed":
+                    await retire(stack, names)
+                markets = [await stack.registry.named(name) for name in names]
+                found = await stack.engine.tickers(markets, lambda ticker: ticker.brief(int(clock())))
+                assert state != "closed" or stack.engine.statistics().active == 0, "what is in memory is read there"
+                for market in markets:
+                    price, brief = await stack.engine.price(market), found[market.slot]
+                    for name in ("price", "price_24h_ago", "volume_24h", "trades_24h", "open_interest"):
+                        assert getattr(brief, name) == getattr(price, name), (state, market.market_symbol, name)
 
 
 def test_windows_are_what_sql_over_the_ledger_gives_whatever_is_said_and_whatever_happens(tmp_path: Path) -> None:

@@ -10,22 +10,23 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import trio
 from msgspec import Meta, Struct, field
 from quart import Blueprint, Response
 
 from actors.export import bar_schema
-from actors.reading import LATEST, Window
+from actors.reading import LATEST
 from actors.traded import Day
-from storage.calendar import Calendar, Resolution, parse, parse_short, rung
-from storage.errors import BadRequest, CandledError, Unavailable, UnknownMarket, UnknownResolution
+from storage.calendar import Calendar, Resolution, parse_short, rung
+from storage.errors import BadRequest, CandledError, UnknownMarket, UnknownResolution
 from storage.measures import wire
-from storage.ordering import Order
+from storage.ordering import Order, Wanted
 from storage.records import Market
-from storage.tiers import TIERS
-from web.context import NO_STORE, day, engine, number, params, reply, services, unchanged
+from web import listing
+from web.context import NO_STORE, day, engine, number, params, reply, unchanged
 from web.export import exports
 from web.kept import headers_of, kept
+from web.listing import Now
+from web.prices import change, market_cap
 from web.udf import FIRST, blamed
 
 lightweight = Blueprint("lightweight", __name__, url_prefix="/api/lightweight")
@@ -35,9 +36,6 @@ MOST_BARS = 10_000  # rows in one answer
 PERIODS = 1_000  # before `to`, where `from` is missing
 LARGEST = 9.007e13  # beyond which the library draws nothing
 LISTED, MOST_LISTED = 50, 500
-MOST_FOUND = 1_000  # markets that a search is ordered and paged among
-AT_ONCE = 8  # markets that are looked at side by side
-DAY = parse("1D")
 COLUMNS = ("open", "high", "low", "close", "volume")
 FILLS = ("none", "flat", "null")
 FORMATS = ("iso", "unix")
@@ -93,7 +91,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     name: str
     current_price: float | None
     price_change_24h: float | None  # percent
-    volume_24h: float
+    volume_24h: float | None
     market_cap: float | None
     tier: str
 
@@ -150,28 +148,14 @@ async def ohlcv() -> Response:
 
 @lightweight.get("/markets")
 async def markets() -> Response:
-    """Active markets with what they trade at."""
+    """Active markets with what they trade at now; their order is that of the last look at all of them."""
     query = params(MarketsQuery)
-    if query.tier:
-        _one_of("tier", query.tier, TIERS)
-    limit, registry, today = min(query.limit, MOST_LISTED), services().registry, await day().fresh()
-    if query.search.strip():
-        found = await registry.search(query.search, limit=MOST_FOUND, busy=today.busy)
-        found = [market for market in found if query.tier in ("", today.tiers.of(market))]
-        if query.sort is not None:
-            keys = {
-                "volume": lambda market: (-today.busy.volume(market.slot), market.market_id),
-                "symbol": lambda market: market.market_symbol.casefold(),
-                "id": lambda market: market.market_id,
-            }
-            found.sort(key=keys[query.sort])
-        found = found[query.offset : query.offset + limit + 1]
-    else:
-        order = query.sort or "volume"
-        found = await registry.ordered(order, query.tier or None, query.offset, limit + 1, today.busy)
+    limit, today = min(query.limit, MOST_LISTED), await day().fresh()
+    wanted = Wanted(listing.tier(query.tier))
+    found = await listing.found(query.search, query.sort, wanted, query.offset, limit + 1, today)
     page = found[:limit]
-    prices = await _prices(page)
-    data = [_listed(market, prices.get(market.slot), today) for market in page]
+    worth = await listing.priced(page)
+    data = [_listed(market, worth.get(market.slot), today) for market in page]
     meta = {"count": len(page), "offset": query.offset, "more": len(found) > limit}
     return reply({"success": True, "data": data, "meta": meta}, headers={"Cache-Control": NO_STORE})
 
@@ -332,38 +316,16 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise BadRequest(f"{name}: expected {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r:.60}")
 
 
-async def _prices(page: Sequence[Market]) -> dict[int, float]:
-    """The last price of each market that has one."""
-    prices: dict[int, float] = {}
-    turns = trio.CapacityLimiter(AT_ONCE)
-
-    async def look(market: Market) -> None:
-        async with turns:
-            try:
-                window: Window = await engine().window(market, DAY, FIRST, LATEST, 1)
-            except Unavailable:
-                return  # what is wrong with one market is not the others'
-        if window.close:
-            prices[market.slot] = window.close[-1]
-
-    await engine().caught_up()
-    async with trio.open_nursery() as looking:
-        for market in page:
-            if engine().has_events(market.slot):
-                looking.start_soon(look, market)
-    return prices
-
-
-def _listed(market: Market, price: float | None, today: Day) -> Listed:
-    opened = today.opened(market.slot)
-    change = wire(100 * (price - opened) / opened) if price is not None and opened else None
+def _listed(market: Market, now: Now | None, today: Day) -> Listed:
+    brief = now.brief if now else None
+    price, before = (brief.price, brief.price_24h_ago) if brief else (None, None)
     return Listed(
         market_id=market.market_id,
         symbol=market.market_symbol,
         name=market.name or market.market_symbol,
         current_price=price,
-        price_change_24h=change,
-        volume_24h=wire(today.busy.volume(market.slot)),
-        market_cap=wire(price * float(market.supply)) if price is not None and market.supply is not None else None,
+        price_change_24h=change(before, price),
+        volume_24h=brief.volume_24h if brief else None,
+        market_cap=market_cap(market, price),
         tier=today.tiers.of(market),
     )

@@ -1,16 +1,19 @@
 """The registry of markets: list, look up, register, change, deactivate."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from quart import Blueprint, Response
 from werkzeug.routing import BaseConverter
 
 from actors.decode import UnsupportedMediaType
 from storage.errors import BadRequest
+from storage.ordering import Order, Wanted
 from storage.records import Kind, shown
-from web.context import JSON, NO_STORE, body, params, reply, request, services
+from web import listing
+from web.context import JSON, NO_STORE, body, day, engine, params, reply, request, services
+from web.listing import LIVE, Spark
 
 markets = Blueprint("markets", __name__, url_prefix="/api/markets")
 
@@ -28,22 +31,45 @@ class Symbol(BaseConverter):
 class ListQuery(Struct, frozen=True):
     query: str = ""
     kind: Kind | None = None
+    tier: str = ""
+    category: str = ""
+    search: str = ""
+    sort: Order | None = None
+    spark: str = ""
     limit: int = LISTED
     after: str = ""
+    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
 
 @markets.get("")
 async def listed() -> Response:
-    """Markets in the order of registration, deactivated ones too; `next` continues the list as `after`."""
+    """Markets in the order of registration, deactivated ones too: `next` continues that list as `after`. With `sort` or
+    `search` active ones only, by `offset`."""
     asked = params(ListQuery)
     if asked.limit < 1:
         raise BadRequest(f"limit: expected 1 to {MOST_LISTED}, got {asked.limit}")
-    limit = min(asked.limit, MOST_LISTED)
-    registry = services().registry
-    after = (await registry.named(asked.after)).slot if asked.after else 0
-    found = await registry.page(after, limit + 1, asked.query, asked.kind)
-    more = found[limit - 1].market_symbol if len(found) > limit else None
-    return _told({"markets": [shown(market) for market in found[:limit]], "next": more})
+    spark = Spark.until(int(engine().now()), asked.spark) if asked.spark else None
+    limit, registry, today = min(asked.limit, MOST_LISTED), services().registry, await day().fresh()
+    wanted = Wanted(listing.tier(asked.tier), asked.kind, asked.category or None)
+    ordered = asked.sort is not None or bool(asked.search.strip())
+    if ordered:
+        found = await listing.found(asked.search, asked.sort, wanted, asked.offset, limit + 1, today)
+    else:
+        after = (await registry.named(asked.after)).slot if asked.after else 0
+        found = await registry.page(after, limit + 1, asked.query, wanted)
+    page = found[:limit]
+    worth = await listing.priced(page, spark)
+    rows = [listing.row(market, worth.get(market.slot), today) for market in page]
+    answer: dict[str, object] = {
+        "markets": rows,
+        "next": page[-1].market_symbol if len(found) > limit and not ordered else None,
+        "more": len(found) > limit,
+    }
+    if spark is not None:
+        for market, row in zip(page, rows, strict=True):
+            row["spark"] = worth[market.slot].spark if market.slot in worth else [None] * spark.spans
+        answer["spark"] = {"start": spark.start * 1000, "seconds": spark.seconds}
+    return _told(answer)
 
 
 @markets.post("")
@@ -59,7 +85,9 @@ async def put() -> Response:
 @markets.get("/<symbol:symbol>")
 async def one(symbol: str) -> Response:
     """One market by any name it goes by."""
-    return _told(shown(await services().registry.named(symbol)))
+    market = await services().registry.named(symbol)
+    worth = await listing.priced([market])
+    return _told(listing.row(market, worth.get(market.slot), await day().fresh()))
 
 
 @markets.patch("/<symbol:symbol>")
@@ -84,7 +112,10 @@ async def _fields() -> dict[str, Any]:
         raise BadRequest(f"body: expected a JSON object: {error}") from None
     if not isinstance(fields, dict):
         raise BadRequest(f"body: expected a JSON object with the fields of one market, got {fields!r:.100}")
-    return fields
+    # What was told may be sent back: what nobody can set is not asked for.
+    if fields.get("tier_assigned") is True:
+        fields["tier"] = None
+    return {name: value for name, value in fields.items() if name not in (*LIVE, "tier_assigned")}
 
 
 def _told(answer: object, status: int = 200) -> Response:

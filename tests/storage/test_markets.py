@@ -16,6 +16,7 @@ from storage import markets, search
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.markets import Counts
 from storage.names import Reference, folded
+from storage.ordering import Wanted
 from storage.records import EXCHANGES, KINDS, Kind, Market, shown
 from storage.search import NOBODY, Busy
 from storage.state import State
@@ -388,8 +389,13 @@ def test_pages_follow_each_other_without_gap_or_repeat(state: State) -> None:
         seen += more
     assert symbols(seen) == [f"M{i}" for i in range(25)]
     assert symbols(markets.page(state, 3, 3, "m1")) == ["M10", "M11", "M12"]
-    assert symbols(markets.page(state, 0, 3, "", "spot")) == ["M1", "M5", "M9"]
-    assert markets.page(state, 0, 3, "", "bond") == markets.page(state, 0, 3, "–") == markets.page(state, 0, -1) == []
+    assert symbols(markets.page(state, 0, 3, "", Wanted(kind="spot"))) == ["M1", "M5", "M9"]
+    assert (
+        markets.page(state, 0, 3, "", Wanted(kind="bond"))
+        == markets.page(state, 0, 3, "–")
+        == markets.page(state, 0, -1)
+        == []
+    )
 
 
 def test_the_best_match_comes_first(state: State) -> None:

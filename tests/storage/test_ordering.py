@@ -1,4 +1,5 @@
 import random
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,6 +28,7 @@ def test_an_order_is_what_sorting_all_of_them_gives(
                 "market_id": ids[n],
                 "is_active": chance.random() < 0.9,
                 "tier": chance.choice([None, "tier1", "tier2"]),
+                "category": chance.choice([None, "metals", "food"]),
             }
             for n in range(40)
         ]
@@ -42,12 +44,16 @@ def test_an_order_is_what_sorting_all_of_them_gives(
         }
         assert set(keys) == set(get_args(ordering.Order))
         for order, key in keys.items():
-            for tier in (None, *tiers.TIERS):
+            for tier, kind, category in product((None, *tiers.TIERS), (None, "spot"), (None, "metals")):
                 some: list[Market] = [
                     m
                     for m in all_
-                    if m.is_active and tier in (None, m.tier or tiers.TIERS[assigned.get(m.slot, 4) - 1])
+                    if m.is_active
+                    and tier in (None, m.tier or tiers.TIERS[assigned.get(m.slot, 4) - 1])
+                    and kind in (None, m.kind)
+                    and category in (None, m.category)
                 ]
                 some.sort(key=key)
+                wanted = ordering.Wanted(tier, kind, category and category.upper())
                 for offset, limit in ((0, 100), (3, 5), (12, 9), (39, 2)):
-                    assert markets.ordered(state, order, tier, offset, limit, busy) == some[offset : offset + limit]
+                    assert markets.ordered(state, order, wanted, offset, limit, busy) == some[offset : offset + limit]

@@ -3,7 +3,9 @@ from typing import Any
 import pytest
 
 from storage.records import Market
+from storage.tiers import TIERS
 from tests.web.conftest import NOW, Web
+from web.listing import LIVE
 
 ALL = {
     "market_id": 18446744073709551615,
@@ -56,9 +58,15 @@ async def asked(web: Web, method: str, path: str, status: int, json: Any = None,
 async def test_a_market_is_registered_with_every_column_and_told_the_same(admin: Web) -> None:
     assert set(ALL) == {*Market.__struct_fields__} - {"slot"}
     assert await asked(admin, "POST", "/api/markets", 201, ALL) == ALL
-    assert await asked(admin, "GET", "/api/markets/VAMM%2FOIL", 200) == ALL
+    told = await asked(admin, "GET", "/api/markets/VAMM%2FOIL", 200)
+    assert {**told, **ALL} == told
+    assert set(told) - set(ALL) == {*LIVE, "tier_assigned"}
     # What was told may be sent back.
-    assert await asked(admin, "POST", "/api/markets", 200, ALL) == ALL
+    assert await asked(admin, "POST", "/api/markets", 200, told) == ALL
+    # Also a tier that nobody has set: it stays so.
+    gold = await asked(admin, "GET", "/api/markets/GOLD", 200)
+    assert (gold["tier"], gold["tier_assigned"]) == ("tier4", True)
+    assert (await asked(admin, "PATCH", "/api/markets/GOLD", 200, gold))["tier"] is None
 
 
 async def test_what_is_not_said_has_a_default_and_an_id_of_its_own(admin: Web) -> None:
@@ -194,3 +202,102 @@ async def test_the_list_is_read_page_by_page(admin: Web) -> None:
     assert "limit" in (await asked(admin, "GET", "/api/markets?limit=0", 400))["error"]
     assert "limit: expected an integer, got 'x'" in (await asked(admin, "GET", "/api/markets?limit=x", 400))["error"]
     assert "kind" in (await asked(admin, "GET", "/api/markets?kind=stock", 400))["error"]
+
+
+DAY = 86400
+
+
+async def test_a_market_carries_what_it_trades_at(admin: Web) -> None:
+    await asked(admin, "POST", "/api/markets", 201, {"market_symbol": "OIL", "supply": "1000"})
+    told = [
+        {"timestamp": (NOW - DAY - 600) * 1000, "price": 20, "size": 5},
+        {"timestamp": (NOW - 600) * 1000, "price": 30, "size": 2, "open_interest": 700},
+        {"timestamp": (NOW - 60) * 1000 + 250, "price": 25, "size": 1},
+    ]
+    events = [{"market_symbol": "OIL", "event_type": "PositionOpened", **one} for one in told]
+    await asked(admin, "POST", "/api/ingest/events", 200, events)
+    expected = {
+        "current_price": 25,
+        "price_24h_ago": 20,
+        "price_change_24h": 25,
+        "volume_24h": 3,
+        "trades_24h": 2,
+        "open_interest": 700,
+        "market_cap": 25000,
+        "last_updated": (NOW - 60) * 1000 + 250,
+    }
+    assert set(expected) == set(LIVE)
+    one = await asked(admin, "GET", "/api/markets/oil", 200)
+    assert {**one, **expected} == one
+    listed = (await asked(admin, "GET", "/api/markets", 200))["markets"]
+    assert {market["market_symbol"]: market for market in listed}["OIL"] == one
+    gold = next(market for market in listed if market["market_symbol"] == "GOLD")
+    assert {name: gold[name] for name in LIVE} == {**dict.fromkeys(LIVE), "volume_24h": 0, "trades_24h": 0}
+    price = await admin.json("/api/markets/oil/price")
+    light = (await admin.json("/api/lightweight/markets?search=oil"))["data"][0]
+    for name in ("price_change_24h", "volume_24h", "market_cap"):
+        assert one[name] == price[name] == light[name], name
+    assert one["current_price"] == price["mark_price"] == light["current_price"]
+    # What moves neither price, funding nor open interest is no news of them.
+    later = {"market_symbol": "OIL", "price_type": "index", "price": 24, "timestamp": NOW * 1000}
+    await asked(admin, "POST", "/api/ingest/events", 200, [{**later, "event_type": "PriceUpdated"}])
+    assert (await asked(admin, "GET", "/api/markets/oil", 200))["last_updated"] == expected["last_updated"]
+    funding = {"market_symbol": "OIL", "event_type": "FundingRateUpdated", "funding_rate": 0.1}
+    await asked(admin, "POST", "/api/ingest/events", 200, [{**funding, "timestamp": NOW * 1000 + 1}])
+    assert (await asked(admin, "GET", "/api/markets/oil", 200))["last_updated"] == NOW * 1000 + 1
+
+
+async def test_the_list_is_filtered_ordered_and_searched(admin: Web) -> None:
+    for n in range(9):
+        await admin.market(f"M{n}", kind="perp" if n % 2 else "spot", tier=f"tier{n % 3 + 1}", category="Abc"[n % 3])
+    await asked(admin, "DELETE", "/api/markets/M3", 200)
+    await admin.trades((NOW - 60, 10.0, 4), symbol="M4")
+    await admin.trades((NOW - 60, 10.0, 5), symbol="M7")
+    await admin.stack.writer.flushed(admin.stack.engine.committed())
+
+    async def symbols(query: str) -> list[str]:
+        return [market["market_symbol"] for market in (await admin.json(f"/api/markets?{query}"))["markets"]]
+
+    assert await symbols("tier=tier1") == ["M0", "M3", "M6"]
+    assert await symbols("tier=tier1&sort=id") == ["M0", "M6"]
+    assert await symbols("tier=tier4") == ["GOLD"]
+    assert await symbols("category=B") == ["M1", "M4", "M7"]
+    assert await symbols("category=b&query=m&kind=spot") == ["M4"]
+    assert await symbols("tier=tier1&query=m") == ["M0", "M3", "M6"]
+    assert await symbols("sort=volume&limit=3") == ["M7", "M4", "GOLD"]
+    assert await symbols("sort=volume&kind=spot") == ["M4", "GOLD", "M0", "M2", "M6", "M8"]
+    assert await symbols("sort=symbol&limit=3&offset=1") == ["M0", "M1", "M2"]
+    assert await symbols("search=m&tier=tier2&sort=volume") == ["M7", "M4", "M1"]
+    assert await symbols("search=m&category=c&kind=perp") == ["M5"]
+    first = await admin.json("/api/markets?sort=symbol&limit=7")
+    assert (first["more"], first["next"]) == (True, None)
+    assert (await admin.json("/api/markets?sort=symbol&limit=7&offset=7"))["more"] is False
+    for query, said in (
+        ("tier=gold", f"tier: expected {', '.join(TIERS[:3])} or tier4, got 'gold'"),
+        ("sort=price", "sort: expected id, symbol or volume, got 'price'"),
+        ("spark=2d", "spark: expected 1h or 24h, got '2d'"),
+        ("offset=-1", "offset: expected an integer, 0 to 1000000, got '-1'"),
+    ):
+        assert (await asked(admin, "GET", f"/api/markets?{query}", 400))["error"] == said
+
+
+@pytest.mark.parametrize(("spark", "resolution", "seconds", "count"), [("24h", "30", 1800, 48), ("1h", "1", 60, 60)])
+async def test_sparklines_are_closes_and_nothing_where_there_was_none(
+    admin: Web, spark: str, resolution: str, seconds: int, count: int
+) -> None:
+    admin.clock.now = NOW + 700
+    times = [NOW - 25 * 3600, NOW - 86_400 + 1900, NOW - 50_000, NOW - 49_990, NOW - 2800, NOW - 2799, NOW + 690]
+    await admin.trades(*((t, 10.0 + n) for n, t in enumerate(times)))
+    await admin.market("TEA")
+    found = await admin.json(f"/api/markets?spark={spark}")
+    assert found["spark"]["seconds"] == seconds
+    start = found["spark"]["start"] // 1000
+    assert start + count * seconds == (NOW + 700) // seconds * seconds + seconds
+    gold, tea = found["markets"]
+    bars = await admin.json(
+        f"/api/tradingview/history?symbol=GOLD&resolution={resolution}&from={start}&to={NOW + 3600}"
+    )
+    closes = dict(zip(bars["t"], bars["c"], strict=True))
+    assert len(closes) > 1
+    assert gold["spark"] == [closes.get(start + n * seconds) for n in range(count)]
+    assert tea["spark"] == [None] * count
