@@ -88,7 +88,7 @@ def live(market: Market, found: Price, cursor: str) -> LivePrice:
 
 def change(before: float | None, now: float | None) -> float | None:
     """From one price to another, in per cent."""
-    return None if before is None or now is None else wire(100 * (now / before - 1))
+    return None if before is None or now is None else wire(100 * (now - before) / before)
 
 
 def market_cap(market: Market, price: float | None) -> float | None:
