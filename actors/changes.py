@@ -1,5 +1,6 @@
 """Pure: below which second nothing of a market has changed since a seq."""
 
+import math
 from bisect import bisect_right
 
 from msgspec import Struct
@@ -9,12 +10,13 @@ NEAR = 60  # seconds: slices that go on from where the last one was share its en
 
 
 class Basis(Struct, frozen=True):
-    """What an answer with closed bars alone rests on: it stays as it is for as long as this does."""
+    """What an answer rests on: it stays as it is for as long as this does."""
 
     seq: int
     reach: int  # what happens from this second on is none of its concern
     rung: int
     floor: int  # of that rung: below it bars were dropped
+    closes: float = math.inf  # when its last bar does, where that is open
 
 
 class Changes:

@@ -56,6 +56,7 @@ class Names(Protocol):
     def market(self, slot: int) -> Market: ...
     async def load_slots(self, slots: Sequence[int]) -> None: ...
     async def named(self, symbol: str) -> Market: ...
+    def slot_of_symbol(self, symbol: str) -> int | None: ...
 
 
 class EngineStatistics(Struct, frozen=True):
@@ -212,7 +213,16 @@ class Engine:
         committed before the call. None: it has to be read."""
         await self.caught_up()
         actor = self._actors.get(market.slot)
+        if actor is not None and actor.busy:
+            await actor.ask(trio.lowlevel.checkpoint)
         return actor.seq if actor is not None and actor.holds(basis) else None
+
+    def at_once(self, symbol: str, slot: int, basis: Basis) -> int | None:
+        """As `still`, without waiting: None also where nobody knows yet, or the name means another market."""
+        actor = self._actors.get(slot)
+        if actor is None or self._seq < self._committed or not self._catch_up.over:
+            return None
+        return actor.seq if self._names.slot_of_symbol(symbol) == slot and actor.holds(basis) else None
 
     async def late(self, market: Market, rung: int, start: int, end: int, applied: int) -> Partials | None:
         """What a market has of a stored resolution beyond a snapshot of the store. See `Reading.late`."""

@@ -130,7 +130,9 @@ class MarketActor(Watched):
 
     def holds(self, basis: Basis) -> bool:
         """Whether an answer is still what it would be now; not known while messages wait."""
-        if self.busy or self._first(basis.rung) != basis.floor or not self._changes.untouched(basis.seq, basis.reach):
+        if self.busy or self._first(basis.rung) != basis.floor or self._watermark() >= basis.closes:
+            return False
+        if not self._changes.untouched(basis.seq, basis.reach):
             return False
         self.idle_since = self._now()
         return True

@@ -44,7 +44,7 @@ class Window(Struct, frozen=True):
     rev: int  # the newest change among these bars
     open_bar: bool  # the last bar may still change in the normal course of things
     previous: int | None  # where `time` is empty: the newest bar before what was asked
-    basis: Basis | None = None  # where there are bars, and none of them is open
+    basis: Basis | None = None  # where there are bars
 
 
 class Astray(NamedTuple):
@@ -346,14 +346,15 @@ class Reading:
             int(bars["rev"].max()) if bars.n else 0,
             open_bar,
             previous,
-            self._basis(resolution, end) if bars.n and not open_bar else None,
+            self._basis(resolution, end, int(bars["t"][-1]), open_bar) if bars.n else None,
         )
 
-    def _basis(self, resolution: Resolution, end: int) -> Basis:
+    def _basis(self, resolution: Resolution, end: int, newest: int, open_bar: bool) -> Basis:
         last = self._calendar.bucket(resolution, np.array([min(end, LATEST) - 1]))
         reach = math.ceil(self._calendar.end_instant(resolution, int(last[0])))
         stored = rung(resolution)
-        return Basis(self.seq, max(reach, end), stored, self._first(stored))
+        closes = self._calendar.end_instant(resolution, newest) if open_bar else math.inf
+        return Basis(self.seq, max(reach, end), stored, self._first(stored), closes)
 
     def _closed(self, resolution: Resolution, t: int) -> bool:
         return self._calendar.end_instant(resolution, t) <= self._watermark()

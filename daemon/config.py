@@ -17,6 +17,7 @@ from storage.retention import Keep
 
 Auth = Literal["open", "token"]
 Creates = Literal["perp", "spot"]
+Switch = Literal["on", "off"]
 LogFormat = Literal["auto", "human", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -169,9 +170,13 @@ class Config(Struct, frozen=True, kw_only=True):
     kept_answer_bytes: Annotated[
         int,
         Setting(
-            "Bytes of answers with closed bars that are kept in memory until one of them changes.", whole(0, 1 << 40)
+            "Bytes of answers with bars that are kept in memory, as they are sent, until one of them changes.",
+            whole(0, 1 << 40),
         ),
     ] = 64 << 20
+    hot_door: Annotated[
+        Switch, Setting("Whether requests for bars go past the general HTTP server.", one_of(*get_args(Switch)))
+    ] = "on"
     saved_bytes_per_user: Annotated[
         int,
         Setting(

@@ -20,6 +20,7 @@ from daemon.stack import Stack, StackSettings, opening
 from storage import keys
 from web.app import create_app
 from web.context import Rates, Services, WebSettings
+from web.hot import Hot
 from web.listener import listen
 from web.outbox import WsLimits
 from web.stream import BarStreams
@@ -78,6 +79,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                     until=told_to_stop,
                     # What is left is for the last flush.
                     drain_seconds=0.7 * config.drain_seconds,
+                    before=Hot(app).serve if settings.hot_door else None,
                     task_status=task_status,
                 )
                 nursery.cancel_scope.cancel()
@@ -149,6 +151,7 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
         trusted_proxies=config.trusted_proxies,
         udf_prefixes=config.udf_prefixes,
         kept_answers=config.kept_answer_bytes,
+        hot_door=config.hot_door == "on",
         saved_per_user=config.saved_bytes_per_user,
         saved=config.saved_bytes,
         market_seconds=config.market_data_cache_ttl,

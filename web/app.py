@@ -14,6 +14,7 @@ from quart.ctx import RequestContext
 from quart.typing import ResponseTypes
 from quart_trio import QuartTrio
 from quart_trio.asgi import TrioASGIHTTPConnection
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
@@ -66,8 +67,19 @@ EXPOSED = (
     "X-Cursor, X-Request-Id, ETag, Content-Disposition, "
     "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 )
+NOT_MODIFIED = 304
 READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match"
+
+
+def encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Headers as they are sent."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def head_of(status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The head of an answer as Hypercorn writes it, up to the date."""
+    return b"".join([b"HTTP/1.1 %d \r\n" % status, *(b"%b: %b\r\n" % header for header in headers)])
 
 
 class Connection(TrioASGIHTTPConnection):
@@ -108,7 +120,7 @@ class Connection(TrioASGIHTTPConnection):
                 await response.give_up()
 
     async def _send(self, send: Any, response: Response) -> None:
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        headers = encoded(response.headers)
         await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
         if isinstance(response, Streamed) and self.scope["method"] != "HEAD":
             await response.send(send, self.scope)
@@ -132,7 +144,7 @@ class App(QuartTrio):
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
         self.extensions[context.THREADS] = self._threads
-        self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers)
+        self.kept = self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers, services.engine)
         settings = services.settings
         tiers = Tiers(services.registry.ask, settings.tier_turnover)
         self.extensions[context.DAY] = Day(self._traded, services.engine.now, settings.market_seconds, tiers)
@@ -200,11 +212,42 @@ class App(QuartTrio):
         assert request_context is not None
         asked = cast(Request, request_context.request)
         began = perf_counter()
-        asked.number = next(self._numbers)
+        asked.number = self.numbered()
         response = cast(Response, await super().full_dispatch_request(request_context))
         await coding.encode(asked, response, self._threads)
         self._finish(asked, response, perf_counter() - began)
+        if isinstance(asked.answer, kept.Answer):
+            await self._remember(asked.answer, asked, response)
         return response
+
+    def numbered(self) -> str:
+        """What the next request is called."""
+        return next(self._numbers)
+
+    def manner(self, method: str, wanted: coding.Accepted, origin: str | None, known: bool) -> kept.Manner:
+        """What of a request makes an answer that is kept leave as it does."""
+        allowed = self.services.settings.cors_origins
+        return method, wanted, origin if origin in allowed and "*" not in allowed else None, known
+
+    async def _remember(self, answer: kept.Answer, asked: Request, response: Response) -> None:
+        assert asked.url_rule is not None
+        assert asked.endpoint is not None
+        wanted = coding.wanted(",".join(asked.headers.getlist("Accept-Encoding")))
+        known = response.status_code == NOT_MODIFIED
+        manner = self.manner(asked.method, wanted, asked.headers.get("Origin"), known)
+        if manner in answer.said:
+            return
+        body = b"" if known or asked.method == "HEAD" else await response.get_data(as_text=False)
+        headers = [
+            (name, {"x-cursor": b"\0", "x-request-id": b"\1"}.get(name.decode(), value))
+            for name, value in encoded(response.headers)
+        ]
+        before, _, rest = head_of(response.status_code, headers).decode("latin-1").partition("\0")
+        between, _, after = rest.partition("\1")
+        said = kept.Said(
+            before, between, after, body, response.status_code, len(body), asked.url_rule.rule, asked.endpoint
+        )
+        self.kept.say(answer, manner, said)
 
     async def preprocess_request(self, request_context: RequestContext | None = None) -> Response | None:
         """Who is it, may they, and is it their turn?"""
@@ -241,15 +284,19 @@ class App(QuartTrio):
         route = asked.url_rule.rule if asked.url_rule is not None else "none"
         status = response.status_code
         size = 0 if asked.method == "HEAD" else response.content_length or 0
-        self.requests.observe(route, status, seconds, size)
         if isinstance(response, Streamed):
             response.sent = lambda count: self.requests.sent(route, count)
+        self.note(asked.method, asked.path, route, status, seconds, size, asked.address, asked.number)
+
+    def note(
+        self, method: str, path: str, route: str, status: int, seconds: float, size: int, address: str, number: str
+    ) -> None:
+        """Count a request that was answered, and write it into the log."""
+        self.requests.observe(route, status, seconds, size)
         level = logging.DEBUG if status < 400 else logging.INFO if status < 500 else logging.WARNING
         if log.isEnabledFor(level):
             took = f"{1000 * seconds:.1f} ms"
-            log.log(
-                level, "%s %r: %d in %s, %s, %s", asked.method, asked.path, status, took, asked.address, asked.number
-            )
+            log.log(level, "%s %r: %d in %s, %s, %s", method, path, status, took, address, number)
 
     def _share(self, asked: Request, response: Response) -> None:
         """Let the pages of other origins read the answer, where the settings do."""

@@ -65,6 +65,11 @@ def allow(settings: WebSettings, asked: Request) -> None:
         _demand(wanted, asked, settings)
 
 
+def may_read(settings: WebSettings, scope: Scope | None) -> bool:
+    """Whether bars may be read with a key of this scope, or without one."""
+    return settings.auth == "open" or (scope is not None and "read" in GRANTS[scope])
+
+
 def demand(wanted: Scope, settings: WebSettings) -> None:
     """Raise unless the request that is being answered may do this as well."""
     _demand(wanted, request(), settings)
@@ -77,7 +82,12 @@ def at_home(asked: Request) -> bool:
 
 def presented(asked: Request) -> str:
     """The key that came with the request; empty where none did."""
-    scheme, _, key = asked.headers.get("Authorization", "").partition(" ")
+    return bearer(asked.headers.get("Authorization", ""))
+
+
+def bearer(authorization: str) -> str:
+    """The key in an Authorization header; empty where there is none."""
+    scheme, _, key = authorization.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 

@@ -69,6 +69,11 @@ def accepted(header: str) -> Accepted:
     return Accepted(best, plain > 0) if weight and weight >= plain else Accepted(None)
 
 
+def wanted(header: str) -> Accepted:
+    """What whoever sends this Accept-Encoding, or none, is answered in."""
+    return accepted(header) if header and len(header) <= 1000 else Accepted(None)
+
+
 def _weight(parameters: list[str]) -> float:
     for parameter in parameters:
         match = WEIGHT.fullmatch(parameter)
@@ -80,10 +85,9 @@ async def encode(asked: Request, response: Response, threads: trio.CapacityLimit
     """Compress the body of an answer where its client takes that and it is large enough to be worth it."""
     response.vary.add("Accept-Encoding")
     headers = response.headers
-    header = ",".join(asked.headers.getlist("Accept-Encoding"))
-    if not header or len(header) > 1000 or response.status_code in EMPTY or "Content-Encoding" in headers:
+    if response.status_code in EMPTY or "Content-Encoding" in headers:
         return
-    coding, plain = accepted(header)
+    coding, plain = wanted(",".join(asked.headers.getlist("Accept-Encoding")))
     if coding is None or not headers.get("Content-Type", "").startswith(COMPRESSIBLE):
         return
     if isinstance(response, Streamed):

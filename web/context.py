@@ -70,6 +70,7 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     rates: Rates = Rates()
     udf_prefixes: tuple[str, ...] = ()  # further paths of the UDF verbs
     kept_answers: int = 64 << 20  # bytes of answers kept in memory
+    hot_door: bool = True  # requests for bars go past the general HTTP server
     saved_per_user: int = 32 << 20  # bytes of layouts, templates and drawings
     saved: int = 1 << 30  # of all of them
     market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
@@ -115,6 +116,7 @@ class Request(TrioRequest):
     address: str = ""  # whose request it is
     granted: frozenset[Scope] = frozenset()
     known: bool = False  # came with a key that is ours
+    answer: object = None  # what is kept of the answer
 
 
 EXTENSION = "candled"
@@ -173,8 +175,12 @@ TAG = re.compile(r'"[^"]*"')
 
 def unchanged(tag: str) -> bool:
     """Whether whoever asks has the answer with this weak entity tag already."""
-    known = request().headers.get("If-None-Match", "")
-    return known.strip() == "*" or tag.removeprefix("W/") in TAG.findall(known)
+    return matches(request().headers.get("If-None-Match", ""), tag)
+
+
+def matches(known: str, tag: str) -> bool:
+    """Whether an If-None-Match names this weak entity tag."""
+    return bool(known) and (known.strip() == "*" or tag.removeprefix("W/") in TAG.findall(known))
 
 
 NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)\s*")

@@ -89,7 +89,12 @@ class Limiter:
             return
         if endpoint in ("ingest.events", "ingest.bars", "ingest.snapshots") and asked.known and not self._replaced:
             return  # a feeder with a key of its own is slowed down by the journal, not by a count
-        await self.turn(group, _hashed(presented(asked)) if asked.known else asked.address)
+        await self.turn(group, counted_as(asked.known, presented(asked), asked.address))
+
+    def at_once(self, endpoint: str, who: str) -> bool:
+        """Count a request whose turn it is; false, and not counted, where it would have to wait or be refused."""
+        group = GROUPS.get(endpoint, "other")
+        return group is None or not self._limits[group] or not self.taken(group, who)
 
     async def turn(self, group: Group, who: str) -> None:
         """Count one request of `who`; where it is one too many, wait a little for its turn, or raise RateLimited."""
@@ -164,6 +169,6 @@ class Limiter:
             del self._counts[key]
 
 
-def _hashed(key: str) -> str:
-    """Tells keys apart without keeping them."""
-    return hashlib.sha256(key.encode()).hexdigest()[:32]
+def counted_as(known: bool, key: str, address: str) -> str:
+    """Tells senders apart: keys of ours, without keeping them, and addresses."""
+    return hashlib.sha256(key.encode()).hexdigest()[:32] if known else address

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 HEAD_BYTES = 16 * 1024
 HEAD_SECONDS = 10.0  # from accept to the end of the first request head, TLS included
 HTTP_STALLED_SECONDS = 30.0  # a reader that does not take `PIECE` in so long is gone
+KEEP_ALIVE_SECONDS = 20.0  # between two requests
 PIECE = 64 * 1024
 STOPPING = "candled is stopping; come back after a random delay"
 HEAD_END = re.compile(rb"\n\r?\n")
@@ -121,17 +122,21 @@ class Socket:
 Handler = Callable[[Socket], Awaitable[None]]
 
 
-class _Rewinding:
-    """A connection whose first bytes were read already, for Hypercorn.
+class Wire:
+    """A connection whose first bytes were read already.
 
     Hypercorn shields its sends from cancellation, so a reader that takes nothing has to be given up in here."""
 
-    def __init__(self, stream: Transport, raw: trio.socket.SocketType, head: bytes, patience: float) -> None:
-        self._stream, self._raw, self._head, self._patience = stream, raw, head, patience
+    plain = True  # what is written to the socket is what the peer reads
+    scheme = "http"
+
+    def __init__(self, stream: Transport, raw: trio.socket.SocketType, ahead: bytes, patience: float) -> None:
+        self.raw, self.ahead = raw, ahead
+        self._stream, self._patience = stream, patience
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._head:
-            data, self._head = self._head, b""
+        if self.ahead:
+            data, self.ahead = self.ahead, b""
             await trio.lowlevel.checkpoint()
             return data
         return await self._stream.receive_some(max_bytes)
@@ -142,31 +147,51 @@ class _Rewinding:
             with trio.move_on_after(self._patience) as patience:
                 await self._stream.send_all(view[start : start + PIECE])
             if patience.cancelled_caught:
-                forsake(self._raw)
+                forsake(self.raw)
                 raise trio.BrokenResourceError(f"the peer took nothing for {self._patience:g} s")
 
 
-class Rewound(_Rewinding):
+class Rewound(Wire):
     """Over TCP, with the parts of a SocketStream that Hypercorn uses."""
 
-    def __init__(self, stream: trio.SocketStream, head: bytes, patience: float) -> None:
-        super().__init__(stream, stream.socket, head, patience)
+    def __init__(self, stream: trio.SocketStream, ahead: bytes, patience: float) -> None:
+        super().__init__(stream, stream.socket, ahead, patience)
         self.socket = stream.socket
         self.send_eof, self.aclose = stream.send_eof, stream.aclose
 
 
-class RewoundTls(_Rewinding):
+class RewoundTls(Wire):
     """Over TLS, with the parts of an SSLStream that Hypercorn uses."""
 
-    def __init__(self, stream: "trio.SSLStream[trio.SocketStream]", head: bytes, patience: float) -> None:
-        super().__init__(stream, stream.transport_stream.socket, head, patience)
+    plain = False
+    scheme = "https"
+
+    def __init__(self, stream: "trio.SSLStream[trio.SocketStream]", ahead: bytes, patience: float) -> None:
+        super().__init__(stream, stream.transport_stream.socket, ahead, patience)
         self.transport_stream = stream.transport_stream
         self.do_handshake, self.selected_alpn_protocol = stream.do_handshake, stream.selected_alpn_protocol
 
     async def aclose(self) -> None:
         with trio.move_on_after(1):
             await self._stream.aclose()
-        self._raw.close()
+        self.raw.close()
+
+
+class Drain:
+    """Whether the process is stopping, and what need not be waited for then."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.silent: set[trio.CancelScope] = set()  # of connections that nobody has said anything on
+
+    def begin(self) -> None:
+        self.begun = True
+        for waiting in self.silent:
+            waiting.cancel()
+
+
+# Answers what it can on a connection; true where the web app is to go on with it, false where it is over.
+Before = Callable[[Wire, Drain], Awaitable[bool]]
 
 
 class WebApp:
@@ -208,7 +233,9 @@ class Door:
         tls: ssl.SSLContext | None,
         origins: Collection[str] | None,
         keep_alive_seconds: float,
+        before: Before | None,
     ) -> None:
+        self._before = before
         self._hub, self._limits, self._tls, self._origins = hub, limits, tls, origins
         self._routes = [(_pattern(path), handler) for path, handler in sockets.items()]
         self._config = Config()
@@ -225,8 +252,7 @@ class Door:
         self.lifespan = Lifespan(self._app, self._config, self._state)
         self._sockets: set[Socket] = set()
         self._raw: set[trio.socket.SocketType] = set()
-        self._silent: set[trio.CancelScope] = set()  # of connections that nobody has said anything on
-        self._draining = False
+        self._drain = Drain()
         self._empty = trio.Event()
 
     async def serve(self, stream: trio.SocketStream) -> None:
@@ -241,17 +267,15 @@ class Door:
         finally:
             self._raw.discard(stream.socket)
             stream.socket.close()
-            if self._draining and not self._raw:
+            if self._drain.begun and not self._raw:
                 self._empty.set()
 
     async def drain(self) -> None:
         """Tell sockets goodbye, let requests finish; return when no connection is left."""
-        self._draining = True
+        self._drain.begin()
         await self._context.terminated.set()
         for open_socket in list(self._sockets):
             open_socket.close(1001, STOPPING)
-        for waiting in self._silent:
-            waiting.cancel()
         if self._raw:
             await self._empty.wait()
 
@@ -295,20 +319,24 @@ class Door:
                 if isinstance(stream, trio.SSLStream)
                 else Rewound(stream, data, HTTP_STALLED_SECONDS)
             )
+            if self._before is not None and not self._drain.begun and not await self._before(rewound, self._drain):
+                if isinstance(rewound, RewoundTls):
+                    await rewound.aclose()
+                return
             state = ConnectionState({**self._state, CUT: lambda: forsake(raw)})
             # A context that has ended closes the connection before its first answer.
-            config, context = (self._last, WorkerContext(None)) if self._draining else (self._config, self._context)
+            config, context = (self._last, WorkerContext(None)) if self._drain.begun else (self._config, self._context)
             await TCPServer(self._app, config, context, state, rewound).run()  # type: ignore[arg-type] # has what it uses of an SSLStream
 
     @contextmanager
     def _leaving_silent(self, waiting: trio.CancelScope) -> Iterator[Callable[[], None]]:
         """Cancel `waiting` when the drain begins, unless something was heard by then: browsers open connections
         beforehand, and nobody should wait for those."""
-        self._silent.add(waiting)
+        self._drain.silent.add(waiting)
         try:
-            yield lambda: self._silent.discard(waiting)
+            yield lambda: self._drain.silent.discard(waiting)
         finally:
-            self._silent.discard(waiting)
+            self._drain.silent.discard(waiting)
 
     async def _upgrade(
         self,
@@ -329,7 +357,7 @@ class Door:
                 "expected a WebSocket handshake of version 13",
                 "Upgrade: websocket\r\nSec-WebSocket-Version: 13",
             )
-        elif self._draining:
+        elif self._drain.begun:
             await self._refuse(stream, 503, "candled is stopping")
         else:
             arguments = {name: unquote(value) for name, value in found[0].groupdict().items()}
@@ -379,7 +407,7 @@ class Door:
             task_status.started(accepted)
 
     async def _converse(self, talk: Socket, handler: Handler) -> None:
-        if self._draining:
+        if self._drain.begun:
             talk.close(1001, STOPPING)
             return
         if len(self._sockets) >= self._limits.connections:
@@ -435,14 +463,16 @@ async def listen(
     tls: ssl.SSLContext | None = None,
     origins: Collection[str] | None = None,
     drain_seconds: float = 8.0,
-    keep_alive_seconds: float = 20.0,
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+    before: Before | None = None,
     backlog: int = 2048,
     task_status: TaskStatus[tuple[str, int]] = TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app`, and each of `sockets` under its path, until `until` returns; then drain, and return within
-    `drain_seconds` whatever the peers do. Starts with the address and port that it listens on; `hub` is to be running.
+    `drain_seconds` whatever the peers do. `before` answers what it can before `app`. Starts with the address and port
+    that it listens on; `hub` is to be running.
     """
-    door = Door(app, sockets, hub, limits, tls, origins, keep_alive_seconds)
+    door = Door(app, sockets, hub, limits, tls, origins, keep_alive_seconds, before)
     async with trio.open_nursery() as nursery:
         await nursery.start(door.lifespan.handle_lifespan)
         await door.lifespan.wait_for_startup()

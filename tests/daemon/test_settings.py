@@ -43,6 +43,7 @@ OTHER: dict[str, str] = {
     "query_seconds": "4",
     "udf_prefixes": "/datafeed",
     "kept_answer_bytes": "10000",
+    "hot_door": "off",
     "saved_bytes_per_user": "20000",
     "saved_bytes": "30000",
     "market_data_cache_ttl": "7",

@@ -67,11 +67,25 @@ async def test_an_answer_is_given_again_until_something_before_its_end_changes(f
         assert await got(web, path) == (changed, (await got(web, path))[1])
 
 
-async def test_answers_with_the_open_bar_or_without_bars_are_not_kept(web: Web) -> None:
+async def test_answers_with_the_open_bar_are_kept_until_it_changes_or_closes(web: Web) -> None:
+    await web.trades((QUIET, 1.0), (NOW, 10.0))
+    for path in (HISTORY.format("1", QUIET, NOW + 60), OHLCV.format("1m", QUIET, NOW + 60)):
+        first = await got(web, path)
+        given = statistics(web).given
+        assert await got(web, path) == first
+        assert statistics(web).given == given + 1
+        answer = await web.get(path)
+        assert (answer.headers["Cache-Control"], "ETag" in answer.headers) == ("no-store", False)
+        await web.trades((NOW + 1, 11.0 + given))
+        assert await got(web, path) != first
+    web.clock.now = NOW + 62
+    answer = await web.get(HISTORY.format("1", QUIET, NOW + 60))
+    assert (answer.headers["Cache-Control"], "ETag" in answer.headers) == ("no-cache", True)
+
+
+async def test_answers_without_bars_or_up_to_now_are_not_kept(web: Web) -> None:
     await web.trades((QUIET, 1.0), (NOW - 1, 10.0))
     for path in (
-        HISTORY.format("1", QUIET, NOW),
-        HISTORY.format("1D", 0, NOW),
         HISTORY.format("1", 0, 60),
         OHLCV.format("1m", QUIET, QUIET + 60) + "&fields=all",
         "/api/lightweight/ohlcv?symbol=GOLD&timeframe=1m",
@@ -83,7 +97,7 @@ async def test_answers_with_the_open_bar_or_without_bars_are_not_kept(web: Web) 
 async def test_memory_is_bounded_and_the_oldest_go_first(web: Web) -> None:
     await web.trades(*((QUIET + 60 * n, 10.0 + n) for n in range(100)))
     paths = [HISTORY.format("1", QUIET, QUIET + 600 + n) for n in range(30)]
-    size = len(await (await web.get(paths[1])).get_data()) + EACH
+    size = len(await (await web.get(paths[1])).get_data()) + 2 * EACH
     async with serving(web.stack.state.path.parent.parent / "small", kept_answers=6 * size) as small:
         await small.market()
         await small.trades(*((QUIET + 60 * n, 10.0 + n) for n in range(100)))
