@@ -18,7 +18,8 @@ from actors.market import MarketActor, Slice, Tick
 from actors.reach import Reach
 from actors.reading import MOST, Astray, Window
 from actors.rounds import Round, made
-from actors.ticker import HOUR, Price, Ticker
+from actors.said import INDEX, NAMES
+from actors.ticker import HOUR, SECONDS, Price, Ticker, last_day
 from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
 from actors.writer import Writer
@@ -28,6 +29,7 @@ from storage.errors import Unavailable
 from storage.events import Array
 from storage.histogram import Histogram, Times
 from storage.partials import Partials
+from storage.recent import Recent
 from storage.records import Market
 from storage.retention import Floors
 from storage.store import History
@@ -44,6 +46,7 @@ LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
 MOST_EVENTS = 400_000  # in one round
 IDLE = 300.0  # seconds until a market that nobody asks for retires
 BEAT = 0.25  # seconds between looks at the clock
+FEW = 3  # markets that are rather read one by one
 AT_ONCE = 8  # markets that are read side by side for one list
 
 
@@ -185,19 +188,36 @@ class Engine:
         found: dict[int, Found] = {}
         turns = trio.CapacityLimiter(AT_ONCE)
 
+        cold: list[Market] = []
+        for market in markets:
+            ticker = self._sure(market)
+            if ticker is None:
+                cold.append(market)
+            else:
+                found[market.slot] = look(ticker)
+        read = await self._read_together(cold) if len(cold) > FEW else {}
+
         async def fetch(market: Market) -> None:
             async with turns:
                 actor = self._actor(market)
                 with suppress(Unavailable):  # what is wrong with one market is not the others'
-                    found[market.slot] = await actor.ask(lambda: actor.look(look))
+                    part = read.get(market.slot)
+                    found[market.slot] = await actor.ask(lambda: actor.look(look, part))
 
         async with trio.open_nursery() as looking:
-            for market in markets:
-                ticker = self._sure(market)
-                if ticker is None:
-                    looking.start_soon(fetch, market)
-                else:
-                    found[market.slot] = look(ticker)
+            for market in cold:
+                looking.start_soon(fetch, market)
+        return found
+
+    async def _read_together(self, markets: Sequence[Market]) -> dict[int, tuple[Recent, int]]:
+        """What the store has of the last day of these markets, by slot, with the seq that it reaches."""
+        found: dict[int, tuple[Recent, int]] = {}
+        now = int(self._now())
+        for kind in {market.kind for market in markets}:
+            slots = [market.slot for market in markets if market.kind == kind]
+            with suppress(Unavailable):  # each by itself then
+                read, applied = await self._store.recent(kind, slots, last_day(now), now - SECONDS, INDEX, NAMES)
+                found.update((slot, (read.of(slot), applied)) for slot in slots)
         return found
 
     def _sure(self, market: Market) -> Ticker | None:

@@ -22,6 +22,7 @@ from actors.ticker import Ticker
 from actors.watching import Feed, Watched
 from storage.errors import Damaged, Unavailable
 from storage.partitions import BrokenPartition
+from storage.recent import Recent
 from storage.records import Market
 from storage.retention import Floors
 from storage.schema import RUNGS
@@ -178,9 +179,9 @@ class MarketActor(Watched):
     def _waiting(self) -> int:
         return self._mailbox.statistics().current_buffer_used
 
-    async def look(self, work: Callable[[Ticker], Found]) -> Found:
-        """What `work` makes of the last day, as it is now."""
-        if not self._ticker.sure:
+    async def look(self, work: Callable[[Ticker], Found], read: tuple[Recent, int] | None = None) -> Found:
+        """What `work` makes of the last day, as it is now; `read`: what `Store.recent` has of it."""
+        if not self._ticker.sure and (read is None or not self.lay(self._ticker, *read)):
             await self.fill(self._ticker)
         return work(self._ticker)
 

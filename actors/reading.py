@@ -13,11 +13,12 @@ from actors.candle import LAYOUTS, Row
 from actors.changes import Basis
 from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, unlike, view
 from actors.said import INDEX, NAMES, said
-from actors.ticker import MINUTE, SECONDS, Ticker
+from actors.ticker import MINUTE, SECONDS, Ticker, last_day
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
 from storage.partials import Partials
 from storage.partials import concat as together
 from storage.partitions import BrokenPartition
+from storage.recent import Recent
 from storage.records import Market
 from storage.retention import Floors
 from storage.schema import RUNGS
@@ -156,35 +157,56 @@ class Reading:
             found += [Astray(stored, *one) for one in unlike(ring.view(low, FAR), both)]
         return count, found
 
-    async def _rows(self, stored: int, start: int, end: int) -> list[Row]:
+    async def _whole(self, stored: int, start: int, end: int) -> Partials:
         """The bars of a stored resolution with start ≤ t < end, whole, shown or not; from the store."""
         old, applied = await self._store.between(self.kind, stored, self.record.slot, start, end)
         late = self._late(stored, applied)
         late = late.take((late["t"] >= start) & (late["t"] < end))
-        return list(candle.rows(fold.merged(together([old, late]))))
+        return fold.merged(together([old, late]))
 
     async def fill(self, ticker: Ticker) -> None:
         """Have the whole of the last day in the ticker."""
         now = int(self._now())
-        since = now - now % MINUTE - DAY + MINUTE
-        minutes = await self._rows(MINUTE, since, FAR)
-        seconds = await self._rows(1, now - SECONDS, FAR)
-        older = await self._older(since, any(row[self._layout.close] is not None for row in minutes))
+        since = last_day(now)
+        minutes = await self._whole(MINUTE, since, FAR)
+        seconds = await self._whole(1, now - SECONDS, FAR)
+        older = await self._older(since, not np.isnan(minutes["close"]).all())
         telling = await self._store.telling(self.record.slot, since * MICROS, INDEX, NAMES)
         ticker.fill(minutes, seconds, older)
         for word in said(telling).get(self.record.slot, ()):
             ticker.say(*word)
 
-    async def _older(self, since: int, priced: bool) -> list[Row]:
+    def lay(self, ticker: Ticker, found: Recent, applied: int) -> bool:
+        """As `fill`, with what was read of many markets at once, up to this seq; whether that is enough."""
+        if self._applied() > applied:
+            return False
+        late = self._late(MINUTE, applied)
+        minutes = fold.merged(together([found.minutes, late]))
+        older, priced = fold.merged(found.older), not np.isnan(minutes["close"]).all()
+        if late.n and int(late["t"].min()) < found.since:
+            return False
+        # What came before may lie in the archive, or be known to longer bars only.
+        if older.n:
+            known = not np.isnan(older["close"]).any() and (found.archived or -FAR) <= int(older["t"].min())
+        else:
+            known = priced and found.archived is None and self._first(MINUTE) <= -FAR
+        if not known:
+            return False
+        ticker.fill(minutes, fold.merged(together([found.seconds, self._late(1, applied)])), older)
+        for word in said(found.told).get(self.record.slot, ()):
+            ticker.say(*word)
+        return True
+
+    async def _older(self, since: int, priced: bool) -> Partials:
         """Bars from before this second that say what was the case then; where there is any with a price, also one of
         those. `priced`: there are some since then."""
         before, _ = await self._store.newest(self.kind, MINUTE, self.record.slot, since, 10)
-        older = await self._rows(MINUTE, int(before["t"].min()), since) if before.n else []
-        if any(row[self._layout.close] is not None for row in older):
+        older = await self._whole(MINUTE, int(before["t"].min()) if before.n else since, since)
+        if not np.isnan(older["close"]).all():
             return older
         # Nothing but words for long, or all there is are finished bars: days know the newest price of before.
-        older += await self._rows(MINUTE, since - 4 * DAY, since)
-        return older + await self._rows(DAY, -FAR, since - 3 * DAY if priced else FAR)
+        minutes = await self._whole(MINUTE, since - 4 * DAY, since)
+        return together([older, minutes, await self._whole(DAY, -FAR, since - 3 * DAY if priced else FAR)])
 
     async def _ring(self, stored: int) -> Ring:
         """The ring of a stored resolution, filled from the store if it was not in memory."""

@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
+from actors import candle
 from actors.candle import LAYOUTS, Row, T, amount
+from storage import decimals
 from storage.calendar import MICROS
 from storage.events import Array
 from storage.measures import wire
+from storage.partials import Partials
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 SECONDS = 300  # the longest window that is kept by the second
@@ -88,6 +91,11 @@ class Buckets:
         """The values of one column."""
         return self._columns[number, self._low : self._high]
 
+    def load(self, t: Array, *columns: Array | Sequence[Array]) -> None:
+        """Hold these rows instead."""
+        self._t, self._columns = t.astype(np.int64), np.vstack(columns).astype(np.float64)
+        self._low, self._high = 0, len(t)
+
     def after(self, t: int) -> int:
         """The number of the first row that begins later than t."""
         return int(np.searchsorted(self.t, t, side="right"))
@@ -142,6 +150,15 @@ class Traders:
         for one in hashes:
             if one < most and seen.get(one, -1) < t:
                 seen[one] = t
+
+    def fill(self, times: Array, sketches: Array) -> None:
+        """These traded in the minutes that begin then, in the order of time."""
+        some = [row for row, hashes in enumerate(sketches) if hashes is not None and len(hashes)]
+        if some:
+            hashes = np.concatenate([sketches[row] for row in some])
+            when = np.repeat(times[some], [len(sketches[row]) for row in some])
+            self._seen = dict(zip(hashes.tolist(), when.tolist(), strict=True))  # the last of each counts
+            self.tidy(-1)
 
     def tidy(self, through: int) -> None:
         """Forget who has not traded since this second, and bound the rest."""
@@ -268,25 +285,36 @@ class Ticker:
         self.sure = False
         self._said.clear()
 
-    def fill(self, minutes: Sequence[Row], seconds: Sequence[Row], older: Sequence[Row]) -> None:
-        """Hold these whole bars, in place of what is here; what was said stays.
+    def fill(self, minutes: Partials, seconds: Partials, older: Partials) -> None:
+        """Hold these bars of the market, each whole and in the order of time, in place of what is here; what was said
+        stays.
 
         `minutes` are those of the last day and `seconds` those of the last five minutes; `older` are bars of any
-        length that ended before, for what was the case then.
+        length that ended before, for what was the case then, in any order.
         """
         self._clear(True)
-        self._priced = max((row[self._close + 1][0] for row in (*minutes, *older)), default=-1)
-        for row in older:
+        for row in candle.rows(older):
             self._hear(row)
             if row[self._close] is not None:
                 self._older_close(row[self._close], row[self._close + 1])
-        for row in sorted(minutes, key=lambda row: int(row[T])):
-            self._hear(row)
-            self._merge(self._begun(row[T]), row)
-            if self._distinct is not None and row[self._distinct] is not None:
-                self._traders.add(row[T], row[self._distinct])
-        for row in seconds:
-            self._seconds[row[T]] = row[self._volume]
+        for name, _ in self._telling:
+            told = np.flatnonzero(~np.isnan(minutes[name]))
+            self._hear_all(candle.rows(minutes.take(told[-1:])))
+        priced = [table["close_ts"] for table in (minutes, older)]
+        self._priced = max((int(ts.max()) for ts in priced if len(ts)), default=-1)
+        self._minutes.load(
+            minutes["t"],
+            [minutes[name] for name in ("high", "low", "close")],
+            decimals.floats(minutes["volume"]),
+            decimals.floats(minutes["turnover"]) if self._turnover is not None else np.zeros(minutes.n),
+            minutes["trades_count"],
+        )
+        for row in candle.rows(minutes.take(slice(max(0, minutes.n - EXACT), None))):
+            minute = self._newest[row[T]] = _Minute()
+            self._merge(minute, row)
+        if self._distinct is not None:
+            self._traders.fill(minutes["t"], minutes["unique_traders"])
+        self._seconds = dict(zip(seconds["t"].tolist(), decimals.ints(seconds["volume"]), strict=True))
 
     def tidy(self, now: int) -> None:
         """Let go of what no window from this second on shows."""
@@ -378,6 +406,10 @@ class Ticker:
         """Memory, about."""
         return self._minutes.nbytes() + 120 * (len(self._seconds) + len(self._traders))
 
+    def _hear_all(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            self._hear(row)
+
     def _hear(self, row: Row) -> None:
         for name, at in self._telling:
             if row[at] is not None:
@@ -408,6 +440,11 @@ class Ticker:
 
     def _recent(self, after: int) -> float:
         return wire(amount(sum(units for t, units in self._seconds.items() if t > after)))
+
+
+def last_day(now: int) -> int:
+    """Where the last 24 hours begin."""
+    return now - now % MINUTE - DAY + MINUTE
 
 
 def volatility(before: float | None, closes: Array) -> float | None:

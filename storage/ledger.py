@@ -119,16 +119,16 @@ def sealed_within(db: Connection, wanted: Within) -> Iterator[pa.Table]:
         yield pa.concat_tables(some, promote_options="default")
 
 
-def telling(db: Connection, market: int, since: int, price_type: int, names: Sequence[str]) -> Events:
-    """The events of one market with ts ≥ since (µs) that say one of these numbers, or have a price of this type.
+def telling(db: Connection, markets: Sequence[int], since: int, price_type: int, names: Sequence[str]) -> Events:
+    """The events of these markets with ts ≥ since (µs) that say one of these numbers, or have a price of this type.
 
     They have only what tells their order, their price and these numbers. A file that cannot be read is left out.
     """
     columns = ("market", "ts", "block_number", "log_index", "trade_no", "trade_id", "pos", "price_type", "price")
     said = f"({' OR '.join(f'{name} IS NOT NULL' for name in names)} OR (price_type = {price_type} AND price > 0))"
-    wanted = Within(np.array([market]), since, 2**62, 2**38)
+    wanted = Within(np.unique(markets), since, 2**62, 2**38)
     relation = f"SELECT {', '.join((*columns, *names))} FROM ledger"
-    where = f"WHERE market = {market} AND ts >= {since} AND {said}"
+    where = f"WHERE market IN ({', '.join(map(str, markets))}) AND ts >= {since} AND {said}"
     parts = [db.sql(f"{relation} {where}").to_arrow_table()]
     for file in _readable(db):
         try:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import Struct
 
-from storage import archive, candles, flush, ledger, manifest, partitions, retention
+from storage import archive, candles, flush, ledger, manifest, partitions, recent, retention
 from storage.archive import Moved, Snapshot, Waiting
 from storage.candles import Ended
 from storage.commits import Dead
@@ -16,6 +16,7 @@ from storage.events import Array, Events
 from storage.flush import Flush
 from storage.partials import Partials
 from storage.partitions import BrokenPartition, Part, Partition
+from storage.recent import Recent
 from storage.retention import Floor
 from storage.sealed import Sealed
 
@@ -36,6 +37,9 @@ class History(Protocol):
     async def ended(self, rung: int, market: int, since: int, limit: int) -> tuple[list[Ended], int]: ...
     async def last_change(self, kind: str, market: int) -> tuple[int, int]: ...
     async def telling(self, market: int, since: int, price_type: int, names: Sequence[str]) -> Events: ...
+    async def recent(
+        self, kind: str, markets: Sequence[int], since: int, second: int, price_type: int, names: Sequence[str]
+    ) -> tuple[Recent, int]: ...
 
 
 class StoreStatistics(Struct, frozen=True):
@@ -82,7 +86,13 @@ class Store:
 
     async def telling(self, market: int, since: int, price_type: int, names: Sequence[str]) -> Events:
         """The events of one market that say one of these numbers, or have a price of this type: see `ledger`."""
-        return await self._db.read(ledger.telling, market, since, price_type, names)
+        return await self._db.read(ledger.telling, [market], since, price_type, names)
+
+    async def recent(
+        self, kind: str, markets: Sequence[int], since: int, second: int, price_type: int, names: Sequence[str]
+    ) -> tuple[Recent, int]:
+        """The last day of many markets in one look; see `recent.recent`."""
+        return await self._read(recent.recent, kind, markets, since, second, price_type, names)
 
     async def _read(self, work: Callable[..., T], *arguments: Any) -> tuple[T, int]:
         self._history_reads += 1

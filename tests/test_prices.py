@@ -1,6 +1,7 @@
 """What a market costs now, and how its last day went: live, after a restart, after corrections, and as SQL has it."""
 
 import math
+import random
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -218,6 +219,38 @@ async def test_a_list_of_markets_says_what_each_of_them_would(tmp_path: Path) ->
                     price, brief = await stack.engine.price(market), found[market.slot]
                     for name in ("price", "price_24h_ago", "volume_24h", "trades_24h", "open_interest"):
                         assert getattr(brief, name) == getattr(price, name), (state, market.market_symbol, name)
+
+
+async def test_many_markets_are_read_at_once_as_each_by_itself(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    clock = Clock()
+    names = [f"M{n}" for n in range(24)]
+    async with running(tmp_path, create="perp", now=clock) as stack:
+        for n, name in enumerate(names):
+            begins = chance.choice([-3 * DAY, -DAY - 100, -DAY + 100, -500])
+            some = [
+                trade(chance.randint(begins, 0), chance.randint(1, 99), chance.randint(1, 9), name, trade_id=k)
+                | {"user_address": chance.choice(TRADERS), "event_type": "PositionOpened"}
+                | chance.choice([{}, {"open_interest": k}, {"index_price": k + 1, "market_depth": k}])
+                for k in range(chance.randint(1, 40))
+            ]
+            await say(stack, some)
+            if n % 4 == 0:
+                await flush(stack)
+                await say(stack, [removed(k, name) for k in range(0, len(some), 3)])
+
+    async def prices(together: bool) -> tuple[list[Price], int]:
+        async with running(tmp_path, create="perp", now=clock) as stack:
+            markets = [await stack.registry.named(name) for name in names]
+            before = stack.store.statistics().history_reads
+            if together:
+                found = await stack.engine.tickers(markets, lambda ticker: ticker.price(int(clock())))
+                return [found[market.slot] for market in markets], stack.store.statistics().history_reads - before
+            return [await stack.engine.price(market) for market in markets], 0
+
+    at_once, reads = await prices(together=True)
+    assert at_once == (await prices(together=False))[0]
+    assert reads < len(names), "only few have to be read by themselves"
 
 
 def test_windows_are_what_sql_over_the_ledger_gives_whatever_is_said_and_whatever_happens(tmp_path: Path) -> None:

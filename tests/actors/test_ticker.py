@@ -142,12 +142,10 @@ def fill(into: Ticker, said: list[Traded], now: int) -> None:
     """As after a restart: from bars of a minute and of a second."""
     seconds = rows_of(said, 0, "perp")
     table = candle.table("perp", 1, seconds)
-    minutes = candle.rows(fold.rolled(table, lambda t: t - t % MINUTE))
-    since = now - now % MINUTE - DAY + MINUTE
+    minutes = fold.rolled(table, lambda t: t - t % MINUTE)
+    since = ticker.last_day(now)
     into.fill(
-        [row for row in minutes if row[0] >= since],
-        [row for row in seconds if row[0] > now - 300],
-        [row for row in minutes if row[0] < since],
+        minutes.take(minutes["t"] >= since), table.take(table["t"] > now - 300), minutes.take(minutes["t"] < since)
     )
 
 
