@@ -25,7 +25,7 @@ SECONDS = 300  # the longest window that is kept by the second
 TRADERS = 65_536  # more different ones within a day are sampled
 EXACT = 3  # newest minutes to which a tick is added without rounding
 SLACK = 600  # seconds by which events may be ahead of the clock, and more
-MOST = 2 * DAY // MINUTE  # buckets, before old ones are let go of
+MOST = (DAY + 4 * HOUR) // MINUTE  # buckets, before old ones are let go of
 
 Key = tuple[Any, ...]  # an order key, or the beginning of one
 
@@ -102,16 +102,17 @@ class Buckets:
 
     def row(self, t: int) -> tuple[Array, bool]:
         """The row that begins at t, and whether it is new; what is put into it stays."""
-        at = self._high - 1
-        if at < self._low or self._t[at] != t:
+        at = self._high
+        if at > self._low and self._t[at - 1] >= t:
             at = self._low + int(np.searchsorted(self.t, t))
-        if at < self._high and self._t[at] == t:
-            return self._columns[:, at], False
+            if self._t[at] == t:
+                return self._columns[:, at], False
         at -= self._low
         self._make_room()
         at += self._low
-        self._t[at + 1 : self._high + 1] = self._t[at : self._high]
-        self._columns[:, at + 1 : self._high + 1] = self._columns[:, at : self._high]
+        if at < self._high:
+            self._t[at + 1 : self._high + 1] = self._t[at : self._high]
+            self._columns[:, at + 1 : self._high + 1] = self._columns[:, at : self._high]
         self._high += 1
         self._t[at] = t
         self._columns[:, at] = self._new
@@ -255,25 +256,22 @@ class Ticker:
 
     def _begun(self, t: int) -> _Minute:
         """A minute that is not among the newest few."""
-        self._write()
         _, new = self._minutes.row(t)
         self.sure &= new  # else its sums were rounded already
         if len(self._newest) >= EXACT:
-            del self._newest[min(self._newest)]
+            oldest = min(self._newest)
+            self._put(oldest, self._newest.pop(oldest))
         minute = self._newest[t] = _Minute()
         return minute
 
     def _write(self) -> None:
         for t, minute in self._newest.items():
-            row, _ = self._minutes.row(t)
-            row[:] = (
-                minute.high,
-                minute.low,
-                minute.close,
-                amount(minute.volume),
-                amount(minute.turnover),
-                minute.trades,
-            )
+            self._put(t, minute)
+
+    def _put(self, t: int, minute: _Minute) -> None:
+        row, _ = self._minutes.row(t)
+        volume, turnover = amount(minute.volume), amount(minute.turnover)
+        row[:] = (minute.high, minute.low, minute.close, volume, turnover, minute.trades)
 
     def say(self, name: str, value: float, key: Key) -> None:
         """Take in one word; the one with the greatest order key counts."""
