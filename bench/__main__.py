@@ -1,6 +1,6 @@
 """Every figure of candled, each beside a named reference that is measured in the same run.
 
-    python -m bench [--quick] [--only ingest latency history idle live] [--json FILE] [--folder DIR]
+    python -m bench [--quick] [--only ingest latency history hot idle live] [--json FILE] [--folder DIR]
 
 A full run takes about twenty minutes on two cores, of which nothing else should make use, and some gigabytes of
 disk in DIR (by default the current folder) that are free again afterwards. Parts can be run by themselves:
@@ -10,13 +10,14 @@ disk in DIR (by default the current folder) that are free again afterwards. Part
 import time
 from collections.abc import Callable
 
-from bench import harness, history, idle, ingest, latency
+from bench import harness, history, hot, idle, ingest, latency
 from bench.harness import BenchError, Figure, Options
 
 PARTS: dict[str, Callable[[Options], list[Figure]]] = {
     "ingest": ingest.figures,
     "latency": latency.figures,
     "history": history.figures,
+    "hot": hot.hot,
     "idle": idle.registered,
     "live": idle.full_rings,
 }

@@ -341,7 +341,7 @@ class Server:
     def __init__(self, data: Path, **settings: str) -> None:
         """Start it; return once it is ready. `settings` are CANDLED_ variables without that prefix."""
         self.data = data
-        self.port = _free_port()
+        self.port = free_port()
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("CANDLED_")},
             "CANDLED_RATE_LIMIT_REQUESTS": "0",
@@ -545,7 +545,7 @@ def candled() -> str:
     return str(Path(sys.executable).with_name("candled"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as some:
         some.bind(("127.0.0.1", 0))
         port: int = some.getsockname()[1]
