@@ -354,13 +354,11 @@ class Ticker:
     def closes(self, start: int, step: int, count: int) -> list[float | None]:
         """The last price in each of `count` spans of `step` seconds, whole minutes of the last day, from `start` on."""
         self._write()
-        found: list[float | None] = [None] * count
-        low = self._minutes.after(start - 1)
-        times, closes = self._minutes.t[low:].tolist(), self._minutes.column(CLOSE)[low:].tolist()
-        for t, close in zip(times, closes, strict=True):
-            if close == close and t < start + step * count:
-                found[(t - start) // step] = close
-        return [None if close is None else wire(close) for close in found]
+        t, closes = self._minutes.t, self._minutes.column(CLOSE)
+        some = ~np.isnan(closes) & (t >= start) & (t < start + step * count)
+        found = np.full(count, np.nan)
+        found[(t[some] - start) // step] = closes[some]  # of several the last stays
+        return [None if close != close else wire(close) for close in found.tolist()]
 
     def price(self, now: int) -> Price:
         """What the windows that end at this second come to."""
