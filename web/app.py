@@ -67,7 +67,7 @@ EXPOSED = (
     "X-Cursor, X-Request-Id, ETag, Content-Disposition, "
     "Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 )
-NOT_MODIFIED = 304
+OK, NOT_MODIFIED = 200, 304
 READING = ("GET", "HEAD", "OPTIONS")
 HEADERS = "Authorization, Content-Type, Content-Encoding, Idempotency-Key, If-None-Match"
 
@@ -235,7 +235,7 @@ class App(QuartTrio):
         wanted = coding.wanted(",".join(asked.headers.getlist("Accept-Encoding")))
         known = response.status_code == NOT_MODIFIED
         manner = self.manner(asked.method, wanted, asked.headers.get("Origin"), known)
-        if manner in answer.said:
+        if manner in answer.said or response.status_code not in (OK, NOT_MODIFIED):
             return
         body = b"" if known or asked.method == "HEAD" else await response.get_data(as_text=False)
         headers = [

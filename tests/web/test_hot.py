@@ -3,6 +3,7 @@
 import logging
 import re
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from actors.hub import Hub
 from tests.web.conftest import NOW, Web, decoded, serving
+from tests.web.test_listener import certificate, contexts  # noqa: F401 # a fixture
 from web import listener
 from web.context import Rates
 from web.hot import ELSEWHERE, HEAD, Hot, headers_of
@@ -43,14 +45,24 @@ class Doors(NamedTuple):
 
 
 @asynccontextmanager
-async def doors(web: Web, *, keep_alive_seconds: float = 20.0) -> AsyncIterator[Doors]:
+async def doors(
+    web: Web, *, keep_alive_seconds: float = 20.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Doors]:
     """With the second door, and without."""
     stop, ended, hub = trio.Event(), trio.Event(), Hub()
 
     async def served(before: Before | None, task_status: trio.TaskStatus[tuple[str, int]]) -> None:
         until = stop.wait if before else trio.sleep_forever
         await listen(
-            web.app, {}, host="127.0.0.1", port=0, hub=hub, until=until, before=before, task_status=task_status
+            web.app,
+            {},
+            host="127.0.0.1",
+            port=0,
+            hub=hub,
+            until=until,
+            tls=tls,
+            before=before,
+            task_status=task_status,
         )
         ended.set()
 
@@ -70,7 +82,7 @@ async def said(port: int, *data: bytes) -> bytes:
         return OURS.sub(rb"\1: -", await rest(stream))
 
 
-async def rest(stream: trio.SocketStream) -> bytes:
+async def rest(stream: trio.abc.ReceiveStream) -> bytes:
     found = b""
     with trio.fail_after(10):
         while more := await stream.receive_some(1 << 20):
@@ -391,6 +403,21 @@ async def test_a_reader_that_takes_nothing_is_given_up(bars: Web, monkeypatch: p
         # What was answered lies in the buffers of the two sockets.
         assert web.app.kept.statistics().given - before < 2_000
         assert (await said(at.hot, get(CLOSED) + LAST)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_the_door_opens_behind_tls(bars: Web, certificate: Path) -> None:  # noqa: F811 # as pytest has it
+    tls, trusting = contexts(certificate)
+    asked = (get(CLOSED) + get(OPEN, "Accept-Encoding: zstd")) * 2 + LAST
+    found = []
+    async with doors(bars, tls=tls) as at:
+        for port in (at.plain, at.hot):
+            stream = trio.SSLStream(await trio.open_tcp_stream("127.0.0.1", port), trusting, https_compatible=True)
+            await stream.send_all(asked)
+            found.append(OURS.sub(rb"\1: -", await rest(stream)))
+            await trio.aclose_forcefully(stream)
+    assert found[0] == found[1]
+    assert found[0].count(b"HTTP/1.1 200 ") == 5
+    assert bars.app.kept.statistics().given >= 6
 
 
 async def test_a_silent_connection_is_ended(bars: Web) -> None:
