@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import trio
 from hypercorn.config import Config
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -43,6 +44,13 @@ KEEP_ALIVE_SECONDS = 20.0  # between two requests
 PIECE = 64 * 1024
 STOPPING = "candled is stopping; come back after a random delay"
 HEAD_END = re.compile(rb"\n\r?\n")
+
+
+async def _stays(*_: object) -> None:
+    """HTTP/1.1 stays what it is: a connection that is turned into HTTP/2 in clear text would outlive its end."""
+
+
+setattr(H11Protocol, "_check_protocol", _stays)  # noqa: B010 # Hypercorn has no setting for it, and mypy no name
 
 
 class Head(Struct, frozen=True):

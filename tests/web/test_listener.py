@@ -268,6 +268,19 @@ async def test_a_head_that_is_too_long_is_refused() -> None:
         assert (await everything(stream)).startswith(b"HTTP/1.1 431 ")
 
 
+async def test_a_wish_for_http_2_in_clear_text_is_passed_over_and_delays_no_stop() -> None:
+    async with running() as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(
+            b"GET /hello HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+            b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+        )
+        answer = b""
+        with trio.fail_after(5):
+            while b"hello" not in answer:
+                answer += await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
 async def test_nonsense_is_a_bad_request() -> None:
     async with running() as server:
         stream = await server.connect()
