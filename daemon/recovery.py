@@ -16,7 +16,7 @@ from actors.rounds import Round, made
 from storage import archive, candles, ledger, manifest, retention, sealed
 from storage.commits import ROW_BITS, Answer, Commit, decode
 from storage.database import Database, Door
-from storage.errors import Unavailable
+from storage.errors import BrokenStore, Unavailable
 from storage.events import Array, Events, concat
 from storage.identities import Identities
 from storage.journal import Journal
@@ -107,13 +107,29 @@ class Recovery:
         files = [file for file in await database.read(manifest.listed) if not file.damaged and file.last > applied]
         self._missing = _Missing(files, applied, through, max(journal.last_seq, through, applied), cuts)
         identities = await self._known(identities_folder)
-        answers, waiting = await self._door.run(self._know, identities)
+        answers, waiting, highest = await self._door.run(self._know, identities)
+        await self._see_markets(highest)
         if answers:
             await put(answers)
         expected = waiting + sum(_events_after(file, applied) for file in files)
         what = "rebuilding the store" if applied < through or not applied else "taking in the end of the journal"
         self.catch_up = CatchUp(what, expected)
         return identities
+
+    async def _see_markets(self, highest: int) -> None:
+        """See that state.db has every market that anything here is of; `highest` is the last one in the journal.
+
+        A new market would be taken for one that it has lost, and show that one's bars. Raises BrokenStore.
+        """
+        files = await self._database.read(manifest.listed)
+        lived = await self._database.read(candles.lived)
+        highest = max(highest, int(lived.max(initial=0)), *(file.high_market for file in files), 0)
+        registered, _ = await self._registry.count()
+        if highest > registered:
+            raise BrokenStore(
+                f"state.db has {registered} markets, and there are events and bars of {highest}: "
+                "it was lost or is an older one; put it back, or restore a backup"
+            )
 
     async def run(self, writer: Target) -> None:
         """Fold what sealed files and journal have and the store does not."""
@@ -199,9 +215,9 @@ class Recovery:
                 index.add(*some)
         return index
 
-    def _know(self, index: Identities) -> tuple[list[Answer], int]:
-        """Have the index know what the store does not have yet; the answers among that, and how many events of it are
-        not sealed. Blocks."""
+    def _know(self, index: Identities) -> tuple[list[Answer], int, int]:
+        """Have the index know what the store does not have yet; the answers among that, how many events of it are
+        not sealed, and the last market of these. Blocks."""
         files, applied, through, last, _ = self._missing
         known = max(index.through, applied)
         answers: list[Answer] = []
@@ -216,16 +232,17 @@ class Recovery:
                 forgotten, seqs = told.forgotten[gone], told.seqs[gone]
                 index.forget(forgotten[index.find(forgotten).pos >> ROW_BITS < seqs])
                 _put_away(index, file.last)
-        waiting = 0
+        waiting = highest = 0
         for seq, record in self._unsealed(max(applied, through), last):
             commit = decode(seq, record)
+            highest = max(highest, int(commit.events.integers("market").max(initial=0)))
             answers += commit.answers
             waiting += commit.events.n
             if seq > known:
                 index.forget(commit.forgotten)
                 know(index, commit.events)
                 _put_away(index, seq)
-        return answers, waiting
+        return answers, waiting, highest
 
 
 def _put_away(index: Identities, seq: int) -> None:

@@ -138,6 +138,23 @@ async def test_a_database_of_another_journal_is_refused_by_name(tmp_path: Path) 
     assert stack.journal.epoch in str(refused.value)
 
 
+@pytest.mark.parametrize("ending", ["data", "crashed"])
+@pytest.mark.parametrize("store", ["there", "lost"])
+async def test_markets_that_are_lost_are_no_other_markets(
+    tmp_path: Path, past: tuple[Path, Bars], ending: str, store: str
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(past[0] / ending, data)
+    for file in data.glob("state.db*"):
+        file.unlink()
+    if store == "lost":
+        for file in data.glob("candles.duckdb*"):
+            file.unlink()
+    with pytest.raises(BrokenStore, match="state.db has 0 markets, and there are events and bars of 2"):
+        async with running(data):
+            pass
+
+
 async def test_identities_of_another_journal_are_made_anew(tmp_path: Path) -> None:
     for name in ("one", "other"):
         async with running(tmp_path / name) as stack:
