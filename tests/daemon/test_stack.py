@@ -150,7 +150,7 @@ async def test_markets_that_are_lost_are_no_other_markets(
     if store == "lost":
         for file in data.glob("candles.duckdb*"):
             file.unlink()
-    with pytest.raises(BrokenStore, match="state.db has 0 markets, and there are events and bars of 2"):
+    with pytest.raises(BrokenStore, match=r"state\.db has 0 markets, and there are events and bars of 2"):
         async with running(data):
             pass
 
