@@ -16,15 +16,16 @@ from msgspec import Struct, structs
 
 from actors.background import Background, Pause
 from actors.reading import Astray
-from storage import archive, verify
+from storage import archive, intact, mending, verify
 from storage.archive import Moved
 from storage.calendar import DAY, MICROS
 from storage.errors import CandledError, Conflict, Unavailable
 from storage.events import Array, Events
+from storage.findings import Checked, Day, Difference, Differences, Ledger, Progress, Source, Spots, Unit
+from storage.intact import Unsealed
 from storage.partitions import FOLDERS, Part, Partition
 from storage.records import Market
 from storage.sealed import Damaged, Sealed
-from storage.verify import Checked, Day, Difference, Differences, Ledger, Progress, Source, Spots, Unit, Unsealed
 
 log = logging.getLogger(__name__)
 
@@ -385,7 +386,7 @@ class Audit:
     async def _rebuilt(self, where: Partition, background: Background) -> str:
         """Write the files of a partition again from events; why not, or nothing."""
         try:
-            moved = await background.run(verify.rebuilt, self._source, where, self._now())
+            moved = await background.run(mending.rebuilt, self._source, where, self._now())
             await self._shelf.adopt(moved)
         except (CandledError, OSError) as error:
             return f"; it cannot be rebuilt: {error}"
@@ -510,23 +511,23 @@ def _units(pause: Pause, source: Source, start: int, end: int, only: Sequence[in
 
 
 def _files(_: Pause, source: Source) -> tuple[list[Sealed], list[Part]]:
-    return verify.files(source)
+    return intact.files(source)
 
 
 def _journal(pause: Pause, source: Source) -> str:
-    return verify.wrong_journal(source, pause)
+    return intact.wrong_journal(source, pause)
 
 
 def _wrong_events(_: Pause, source: Source, file: Sealed) -> str:
-    return verify.wrong_events(source, file)
+    return intact.wrong_events(source, file)
 
 
 def _wrong_bars(pause: Pause, source: Source, part: Part) -> str:
-    return verify.wrong_bars(source, part, pause)
+    return intact.wrong_bars(source, part, pause)
 
 
 def _unsealed(pause: Pause, source: Source) -> Unsealed:
-    return verify.unsealed(source, pause)
+    return intact.unsealed(source, pause)
 
 
 def _unlink(_: Pause, source: Source, parts: Sequence[Part]) -> None:
@@ -534,11 +535,11 @@ def _unlink(_: Pause, source: Source, parts: Sequence[Part]) -> None:
 
 
 def _mendable(_: Pause, source: Source, spots: Spots) -> tuple[list[tuple[int, int]], int]:
-    return verify.mendable(source, spots)
+    return mending.mendable(source, spots)
 
 
 def _placed(_: Pause, source: Source, slot: int, found: Sequence[Astray], spots: Spots) -> None:
-    verify.placed(source, slot, [(one.rung, one.t) for one in found], spots)
+    mending.placed(source, slot, [(one.rung, one.t) for one in found], spots)
 
 
 def _told(_: Pause, source: Source, slot: int, found: Sequence[Astray]) -> list[Difference]:

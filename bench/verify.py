@@ -17,8 +17,8 @@ import trio
 from actors.bodies import ARROW
 from daemon.stack import StackSettings, opened
 from storage import schema, verify
+from storage.findings import Day, Progress, Source, Spots
 from storage.refold import Markets
-from storage.verify import Day, Progress, Source, Spots
 
 NOON = 1_700_049_600
 BATCH = 50_000

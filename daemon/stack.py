@@ -43,12 +43,12 @@ from storage import (
     markets,
     rejects,
     retention,
-    verify,
 )
 from storage.calendar import MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
 from storage.events import Array, Events, concat
+from storage.findings import Source
 from storage.flush import Flush
 from storage.identities import Identities
 from storage.journal import Journal
@@ -257,7 +257,7 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             now=lasting,
         )
         audit = Audit(
-            verify.Source(database.snapshot, journal, Markets(state), data),
+            Source(database.snapshot, journal, Markets(state), data),
             store,
             engine,
             intake,

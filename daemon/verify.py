@@ -20,7 +20,8 @@ from daemon.serve import stack_settings
 from daemon.stack import opened
 from storage.calendar import MICROS
 from storage.errors import BadRequest, CandledError, Unavailable
-from storage.verify import Checked, Day, Difference, Differences, Ledger, Progress, instant
+from storage.findings import Checked, Day, Difference, Differences, Ledger, Progress
+from storage.verify import instant
 
 SHOWN = 20  # differences that are listed one by one
 

@@ -4,314 +4,31 @@ Everything is one snapshot at a time and in bounded pieces, some markets' day ea
 how much there is.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
-from msgspec import Struct
 
-from storage import archive, candles, manifest, parquet, partitions, refold, retention, rows, schema, sealed
-from storage.archive import Moved
+from storage import manifest, parquet, partitions, refold, retention, schema, sealed
 from storage.calendar import DAY, MICROS, ONE_DAY
-from storage.commits import ROW_BITS, decode
-from storage.errors import BrokenStore, CandledError, Unavailable
-from storage.events import DECIMAL, EXACT, INTEGERS, NUMBERS, TEXTS, Array, Events, concat
-from storage.journal import Journal
+from storage.events import Array
+from storage.findings import Day, Difference, Differences, Progress, Rung, Source, Spots, Unit, lost_files, viewed
 from storage.measures import KINDS, MEASURES
 from storage.partials import FIELDS
-from storage.partitions import BrokenPartition, Part, Partition
+from storage.partitions import BrokenPartition, Part
 from storage.refold import Markets, Pause, View
 from storage.retention import Closed
 from storage.sealed import Sealed
 
-Snapshot = Callable[[], AbstractContextManager[Connection]]
 PIECE = 250_000  # events and bars of one second that are compared at a time; a market's day at least
 TOGETHER = 31  # days at most that are compared at once
 TOLD = 1000  # differences in one line
 EVER = 1 << 40
-
-
-class Difference(Struct, frozen=True):
-    """One measure of one bar that is not what the ledger says, or a whole bar (`bar`)."""
-
-    kind: str
-    resolution: str
-    market: str
-    time: int  # of the bar, UTC seconds
-    measure: str
-    stored: str | None  # None: there is none
-    refolded: str | None
-    where: Literal["store", "memory"] = "store"
-
-
-class Differences(Struct, frozen=True, tag="differences"):
-    """Some differences."""
-
-    found: list[Difference]
-
-
-class Progress(Struct, frozen=True, tag="progress"):
-    """So many events more were folded again."""
-
-    events: int
-
-
-class Rung(Struct, frozen=True):
-    """The bars of one stored resolution in one day."""
-
-    resolution: str
-    bars: int  # by the ledger
-    hash: str  # of them
-    stored: str  # of those that are stored
-    differences: int  # bars
-
-
-class Day(Struct, frozen=True, kw_only=True, tag="day"):
-    """How one day of one kind of market compared."""
-
-    kind: str
-    day: str
-    seq: int  # of the snapshot
-    markets: int
-    rungs: list[Rung]
-    differences: int  # bars, at all resolutions
-    problems: list[str]  # what could not be compared because it is damaged or lost
-    skipped: list[str]  # what cannot be folded again by decision: raw events that were dropped
-    repaired: int = 0  # bars
-
-
-class Checked(Struct, frozen=True, kw_only=True, tag="file"):
-    """A file that was read again, all of it."""
-
-    path: str
-    problem: str = ""
-    repaired: bool = False
-
-
-class Ledger(Struct, frozen=True, kw_only=True, tag="ledger"):
-    """The events of the database, compared with those of the journal: what is not sealed yet."""
-
-    events: int
-    missing: int
-    extra: int
-    different: int
-    repaired: bool = False
-
-    @property
-    def wrong(self) -> int:
-        """How many events that is."""
-        return self.missing + self.extra + self.different
-
-
-class Unit(NamedTuple):
-    """What is compared within one snapshot, in pieces: one day, or some that have little."""
-
-    kind: str
-    days: tuple[int, ...]  # the beginnings of those that have something, UTC seconds
-    events: int  # about so many
-
-
-class Source(NamedTuple):
-    """What is compared."""
-
-    snapshot: Snapshot
-    journal: Journal
-    markets: Markets
-    folder: Path  # the data directory
-
-
-class Spots:
-    """Instants at which something differs: markets and seconds, one for all bars that it lies in."""
-
-    def __init__(self) -> None:
-        self._markets: list[Array] = []
-        self._seconds: list[Array] = []
-
-    def add(self, markets: Array, seconds: Array) -> None:
-        """Note some."""
-        self._markets.append(markets.astype(np.int64))
-        self._seconds.append(seconds.astype(np.int64))
-
-    def all(self) -> list[tuple[int, int]]:
-        """(market, second), each once."""
-        if not self._markets:
-            return []
-        both = np.unique(np.stack([np.concatenate(self._markets), np.concatenate(self._seconds)]), axis=1)
-        return list(zip(*both.tolist(), strict=True))
-
-
-@contextmanager
-def viewed(source: Source) -> Iterator[View]:
-    """One snapshot of the store."""
-    with source.snapshot() as db, archive.summing(source.folder / "archive") as adder:
-        yield _view(source, db, adder)
-
-
-def _view(source: Source, db: Connection, adder: Connection) -> View:
-    files = [file for file in manifest.listed(db) if not file.damaged]
-    return View(db, adder, source.markets, source.journal, candles.applied(db), files)
-
-
-def _lost(db: Connection) -> list[Sealed]:
-    """The sealed files whose events cannot be had, though bars were made of them."""
-    return [file for file in manifest.listed(db) if file.damaged and file.content]
-
-
-# --- files
-
-
-def files(source: Source) -> tuple[list[Sealed], list[Part]]:
-    """The files of events and of bars that the store names."""
-    with source.snapshot() as db:
-        return manifest.listed(db), partitions.everything(db)
-
-
-def wrong_events(source: Source, file: Sealed) -> str:
-    """Why a sealed file is not what was written, or empty; all of it is read."""
-    if not file.content:
-        return file.damaged
-    return sealed.check(source.folder / manifest.FOLDER, file, whole=True)
-
-
-def wrong_bars(source: Source, part: Part, pause: Pause) -> str:
-    """Why a file of bars is not what was written, or empty; all of it is read."""
-    path = source.folder / "archive" / part.path
-    try:
-        size, footer = path.stat().st_size, parquet.footer_sum(path)
-        if (size, footer) != (part.bytes, part.footer):
-            return f"expected {part.bytes} bytes and the footer {part.footer:08x}, found {size} and {footer:08x}"
-        for _ in parquet.verified(path, part.rows, part.hash):
-            pause()
-    except FileNotFoundError:
-        return "it is missing"
-    except (*parquet.BROKEN, BrokenStore) as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
-
-
-def wrong_journal(source: Source, pause: Pause) -> str:
-    """Why the journal is not what was written, or empty; all of it is read."""
-    try:
-        for _ in source.journal.since(source.journal.first_seq - 1):
-            pause()
-    except CandledError as error:
-        return str(error)
-    return ""
-
-
-# --- the events that are not sealed
-
-
-class Unsealed(NamedTuple):
-    """How the events of the database's tables differ from those of the journal."""
-
-    told: Ledger
-    wanted: Events  # those that the tables lack, or have otherwise
-    unwanted: Array  # places that must not be there, or not so
-    spots: Spots
-
-
-def unsealed(source: Source, pause: Pause) -> Unsealed:
-    """Compare the events that are in the database's tables with what the journal says."""
-    count = 0
-    wanted: list[Events] = [Events(0, {})]
-    missing = different = 0
-    unwanted: list[Array] = []
-    spots = Spots()
-    with source.snapshot() as db:
-        through, applied = manifest.through(db), candles.applied(db)
-        expected = through
-        for some in _batches(source.journal, through, applied):
-            low, high = expected + 1 << ROW_BITS, some[-1][0] + 1 << ROW_BITS
-            expected = some[-1][0]
-            said = concat([events for _, events in some])
-            if said.n:
-                said = said.take(np.flatnonzero(manifest.living(db, said.integers("pos"))))
-            kept = rows.from_arrow(
-                db.sql(
-                    "SELECT * FROM ledger WHERE pos >= ? AND pos < ? ORDER BY pos", params=[low, high]
-                ).to_arrow_table()
-            )
-            count += said.n
-            lacking, odd, extra = _told_apart(said, kept)
-            missing += len(lacking)
-            different += len(odd)
-            unwanted += [kept.integers("pos")[extra], said.integers("pos")[odd]]
-            again = np.concatenate([lacking, odd])
-            if len(again):
-                wanted.append(said.take(again))
-                spots.add(said.integers("market")[again], said.integers("ts")[again] // MICROS)
-            if len(extra):
-                spots.add(kept.integers("market")[extra], kept.integers("ts")[extra] // MICROS)
-            pause()
-        lost = db.execute(
-            "SELECT pos, market, ts FROM ledger WHERE pos < ? OR pos >= ?",
-            [through + 1 << ROW_BITS, applied + 1 << ROW_BITS],
-        ).fetchnumpy()
-        if len(lost["pos"]):
-            unwanted.append(lost["pos"].astype(np.int64))
-            spots.add(lost["market"].astype(np.int64), lost["ts"] // MICROS)
-    gone = np.concatenate([np.zeros(0, np.int64), *unwanted])
-    told = Ledger(events=count, missing=missing, extra=len(gone) - different, different=different)
-    some_wanted = [events for events in wanted if events.n]
-    return Unsealed(told, concat(some_wanted) if some_wanted else Events(0, {}), gone, spots)
-
-
-def _batches(journal: Journal, after: int, through: int) -> Iterator[list[tuple[int, Events]]]:
-    """The journal's batches, as many at a time as make some 100,000 events."""
-    some: list[tuple[int, Events]] = []
-    count = 0
-    if through <= after:
-        return
-    for seq, record in journal.since(after):
-        if seq > through:
-            break
-        some.append((seq, decode(seq, record).events))
-        count += some[-1][1].n
-        if count >= 100_000:
-            yield some
-            some, count = [], 0
-    if some:
-        yield some
-
-
-def _told_apart(said: Events, kept: Events) -> tuple[Array, Array, Array]:
-    """Rows of `said` that `kept` lacks, rows of `said` that it has otherwise, rows of `kept` that are not in `said`."""
-    ours, theirs = said.integers("pos"), kept.integers("pos")
-    lacking = np.flatnonzero(~np.isin(ours, theirs))
-    extra = np.flatnonzero(~np.isin(theirs, ours))
-    both = np.flatnonzero(np.isin(ours, theirs))
-    if not len(both):
-        return lacking, both, extra
-    one = said.take(both)
-    other = kept.take(np.searchsorted(theirs, ours[both]))
-    odd = np.zeros(len(both), np.bool_)
-    for name in INTEGERS:
-        if name in one or name in other:
-            odd |= one.integers(name) != other.integers(name)
-    for name in (*NUMBERS, *TEXTS):
-        if name in one or name in other:
-            left, right = _said(one, name), _said(other, name)
-            if left != right:
-                odd |= np.array([a != b for a, b in zip(left.to_pylist(), right.to_pylist(), strict=True)])
-    return lacking, both[odd], extra
-
-
-def _said(events: Events, name: str) -> pa.ChunkedArray:
-    """A column of numbers or texts as the ledger keeps it."""
-    kind = DECIMAL if name in NUMBERS else pa.string()
-    if name not in events:
-        return pa.chunked_array([pa.nulls(events.n, kind)])
-    return (
-        rows.to_arrow(Events(events.n, {each: events.columns[each] for each in (name, EXACT + name) if each in events}))
-        .column(name)
-        .cast(kind)
-    )
 
 
 # --- days
@@ -414,7 +131,7 @@ def compared(
     kind, begin, end = unit.kind, unit.days[0], unit.days[-1] + DAY
     with viewed(source) as view:
         days = {each: _Tally() for each in unit.days}
-        for piece in _pieces(view, source.folder, kind, begin, end, only, pause):
+        for piece in pieces(view, source.folder, kind, begin, end, only, pause):
             expected = refold.bars(view, kind, piece.slots, begin, end, pause)
             hidden = _Hidden(view, kind, days)
             for rung in schema.RUNGS:
@@ -498,7 +215,7 @@ class _Piece(NamedTuple):
     events: int
 
 
-def _pieces(
+def pieces(
     view: View, folder: Path, kind: str, begin: int, end: int, only: Sequence[int] | None, pause: Pause
 ) -> Iterator[_Piece]:
     """All markets of a kind, some at a time."""
@@ -524,7 +241,7 @@ def _pieces(
         return
     weights.update({slot: events[slot] for slot in known.tolist()})
     fresh = view.db.execute(
-        f"SELECT market, count(*) FROM ({_fresh(kind, 1)}) WHERE t >= ? AND t < ? GROUP BY market", [begin, end]
+        f"SELECT market, count(*) FROM ({recent(kind, 1)}) WHERE t >= ? AND t < ? GROUP BY market", [begin, end]
     ).fetchall()
     for slot, n in fresh:
         weights[slot] = weights.get(slot, 0) + n
@@ -551,7 +268,7 @@ class _Hidden:
 
     def __init__(self, view: View, kind: str, days: dict[int, _Tally]) -> None:
         self._view, self._kind, self._days = view, kind, days
-        self._lost, self._closed = _lost(view.db), retention.closed(view.db)
+        self._lost, self._closed = lost_files(view.db), retention.closed(view.db)
 
     def without(self, table: pa.Table, rung: int) -> pa.Table:
         """The bars without those."""
@@ -567,17 +284,18 @@ class _Hidden:
 
     def _whole(self, slot: int, day: int) -> bool:
         tally = self._days.setdefault(day, _Tally())
-        if _dropped(self._view.markets, self._closed, slot, day):
+        if dropped(self._view.markets, self._closed, slot, day):
             tally.skipped["raw events of some markets were dropped: their bars cannot be folded again"] = None
             return False
-        file = _spoilt(self._view.markets, self._lost, slot, day)
+        file = spoilt(self._view.markets, self._lost, slot, day)
         if file is not None:
-            why = f"markets of slots {file.low_market} to {file.high_market} cannot be folded again"
+            whose = f"markets of slots {file.low_market} to {file.high_market}" if file.content else "markets"
+            why = f"{whose} cannot be folded again"
             tally.problems[f"{why}: raw/{file.file}: {file.damaged}"] = None
         return file is None
 
 
-def _dropped(markets: Markets, closed: Closed, slot: int, day: int) -> bool:
+def dropped(markets: Markets, closed: Closed, slot: int, day: int) -> bool:
     """Whether raw events of a market's day may have been dropped."""
     if not len(closed):
         return False
@@ -586,7 +304,7 @@ def _dropped(markets: Markets, closed: Closed, slot: int, day: int) -> bool:
     return any(closed.holds(each, np.array([slot]))[0] for each in days)
 
 
-def _spoilt(markets: Markets, lost: Sequence[Sealed], slot: int, day: int) -> Sealed | None:
+def spoilt(markets: Markets, lost: Sequence[Sealed], slot: int, day: int) -> Sealed | None:
     """Which of these files may have events of a market's day."""
     low, high = refold.reach(markets, np.array([slot]), day, day + DAY)
     for file in lost:
@@ -598,7 +316,7 @@ def _spoilt(markets: Markets, lost: Sequence[Sealed], slot: int, day: int) -> Se
 # --- bars
 
 
-def _fresh(kind: str, rung: int) -> str:
+def recent(kind: str, rung: int) -> str:
     tables = (schema.candle_table(kind, rung), schema.recent_table(kind, rung))
     return " UNION ALL ".join(f"SELECT * FROM {table}" for table in tables)
 
@@ -620,7 +338,7 @@ def _stored(view: View, folder: Path, kind: str, rung: int, begin: int, end: int
     """The stored bars of some markets, summed, without `whole`."""
     where = "WHERE t >= ? AND t < ? AND market BETWEEN ? AND ?"
     values = [begin, end, piece.low, piece.high]
-    fresh = view.db.sql(f"{refold.alike(kind)}, whole FROM ({_fresh(kind, rung)}) {where}", params=values)
+    fresh = view.db.sql(f"{refold.alike(kind)}, whole FROM ({recent(kind, rung)}) {where}", params=values)
     tables = [fresh.to_arrow_table()]
     for part in partitions.among(view.db, kind, rung, (piece.low, piece.high), (begin, end)):
         table = _read(folder, part, None, piece)
@@ -725,65 +443,3 @@ def _noted(view: View, rung: int, begin: int, want: pa.Table, have: pa.Table, sp
         seconds = np.array([view.markets.calendar(slot).span(ONE_DAY, day)[0] // MICROS for slot, day in pairs])
     spots.add(markets, seconds)
     return days
-
-
-# --- repair
-
-
-def rebuilt(pause: Pause, source: Source, where: Partition, now: float) -> Moved:
-    """Write the files of an archived partition again, from events; nothing refers to them yet.
-
-    Raises Unavailable where events of it are lost.
-    """
-
-    def steps(db: Connection, adder: Connection, where: Partition, _: Sequence[Part]) -> Iterator[tuple[int, pa.Table]]:
-        kind, rung, low, high = where.kind, where.rung, where.low, where.high
-        view = _view(source, db, adder)
-        for file in _lost(db):
-            if file.low_ts < (high + 2 * DAY) * MICROS and file.high_ts >= (low - 2 * DAY) * MICROS:
-                raise Unavailable(f"events of it are lost: raw/{file.file}: {file.damaged}")
-        if any(low - 2 * DAY < day < high + 2 * DAY for day in retention.closed(db).days()):
-            raise Unavailable("raw events of it were dropped")
-        for piece in _pieces(view, source.folder, kind, low, high, None, pause):
-            ((count,),) = db.execute(
-                f"SELECT count(*) FROM ({_fresh(kind, rung)}) WHERE t >= ? AND t < ? AND market BETWEEN ? AND ?",
-                [low, high, piece.low, piece.high],
-            ).fetchall()
-            table = refold.bars(view, kind, piece.slots, low, high, pause, (rung,))[rung]
-            born, rev = table.column("born").to_numpy(), table.column("rev").to_numpy()
-            at = table.schema.get_field_index("born")
-            table = table.set_column(at, "born", pa.array(np.where(born == -1, rev, born)))
-            yield count, table.append_column("whole", pa.array(np.zeros(table.num_rows, np.bool_)))
-
-    return archive.write(pause, source.snapshot, where, now, steps)
-
-
-def placed(source: Source, slot: int, found: Sequence[tuple[int, int]], spots: Spots) -> None:
-    """Note where bars (rung, t) of one market in memory differ."""
-    source.markets.learn(np.array([slot]))
-    for rung, t in found:
-        second = source.markets.calendar(slot).span(ONE_DAY, t)[0] // MICROS if rung == DAY else t
-        spots.add(np.array([slot]), np.array([second]))
-
-
-def mendable(source: Source, spots: Spots) -> tuple[list[tuple[int, int]], int]:
-    """The instants all of whose bars can be folded again, and how many cannot: events of theirs are lost."""
-    good: list[tuple[int, int]] = []
-    known: dict[tuple[int, int, int], bool] = {}
-    left = 0
-    with source.snapshot() as db:
-        lost, closed = _lost(db), retention.closed(db)
-    for slot, second in spots.all():
-        source.markets.learn(np.array([slot]))
-        label = int(source.markets.days(np.array([slot]), np.array([second * MICROS]))[0])
-        key = slot, second // DAY * DAY, label
-        if key not in known:
-            known[key] = not any(
-                _spoilt(source.markets, lost, slot, day) or _dropped(source.markets, closed, slot, day)
-                for day in key[1:]
-            )
-        if known[key]:
-            good.append((slot, second))
-        else:
-            left += 1
-    return good, left

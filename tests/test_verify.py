@@ -15,13 +15,13 @@ from actors.archivist import Archivist
 from actors.audit import Audit, End, Line, Memory, Wanted
 from actors.background import Background
 from daemon.stack import Stack
-from storage import schema, verify
+from storage import schema
 from storage.calendar import parse
+from storage.findings import Checked, Day, Difference, Differences, Ledger, Source
 from storage.partials import FIELDS
 from storage.partitions import BrokenPartition
 from storage.refold import Markets
 from storage.schema import RUNGS
-from storage.verify import Checked, Day, Difference, Differences, Ledger
 from tests.actors.test_retention import RAW_ONLY, Clock, closed, kept
 from tests.actors.test_retention import bars as minutes
 from tests.histories import PLACES, Reader, Request, StrictChart, body
@@ -37,7 +37,7 @@ FOLDERS = {1: "1s", 60: "1m", 300: "5m", 900: "15m", 3600: "1h", DAY: "1d"}
 
 def auditor(stack: Stack, **more: Any) -> Audit:
     """One that a test runs itself, so that nothing has to wait for the janitor."""
-    source = verify.Source(stack.database.snapshot, stack.journal, Markets(stack.state), stack.store.archive.parent)
+    source = Source(stack.database.snapshot, stack.journal, Markets(stack.state), stack.store.archive.parent)
     more = {"now": lambda: 0.0, "seconds": 0.0, **more}
     return Audit(source, stack.store, stack.engine, stack.intake, stack.writer.flushed, **more)
 
@@ -399,6 +399,26 @@ async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_pat
         assert {one.time for one in differences(lines) if one.where == "store"} == {NOON}
         assert await bars(stack) == before
         assert await stack.store.damage() == []
+
+
+async def test_archived_bars_outlive_their_events_and_the_store(tmp_path: Path) -> None:
+    """Of what a lost file held nobody knows any more, once the store is lost as well."""
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0, 100), trade(60, 101))
+        path = await sealed(stack)
+        await archived(stack)
+        await say(stack, trade(90 * DAY, 102))
+        before = await bars(stack)
+    path.unlink()
+    for file in tmp_path.glob("candles.duckdb*"):
+        file.unlink()
+    async with running(tmp_path) as stack:
+        assert await bars(stack) == before
+        lines = await verified(stack, repair=True)
+        assert not ended(lines).clean
+        assert differences(lines) == []
+        assert all(path.name in why for line in lines if isinstance(line, Day) for why in line.problems)
+        assert await bars(stack) == before
 
 
 async def test_bars_whose_events_were_dropped_by_decision_are_left_alone(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ PATIENCE = {
     "ingest.events": None,
     "ingest.bars": None,
     "ingest.snapshots": None,
+    "admin.verify": None,  # its turn comes when the job before it is done
 }
 USUAL_PATIENCE = 30.0
 LINGER = 2.0  # seconds that a body is read on after its request was refused
