@@ -14,7 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import structs
 
-from storage import parquet, partitions, retention, schema
+from storage import disk, parquet, partitions, retention, schema
 from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.measures import MEASURES, Rule
@@ -271,8 +271,8 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float, steps:
     `steps` gives the bars of some markets at a time, and how many rows of DuckDB's they stand for; unless it is given,
     they are summed from what is stored.
 
-    Raises BrokenPartition where its present files cannot be read, OSError where there is no room, Unavailable where
-    there is no memory.
+    Raises BrokenPartition where its present files cannot be read, Unavailable where there is no room or no memory,
+    FailedDisk where the disk fails.
     """
     writers: list[parquet.Writer] = []
     with snapshot() as db, summing(partitions.folder(db)) as adder:
@@ -313,6 +313,8 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float, steps:
                 writer.path.unlink(missing_ok=True)
             if isinstance(error, duckdb.OutOfMemoryException):
                 raise Unavailable(f"{where} could not be summed: {error}") from error
+            if isinstance(error, OSError):
+                raise disk.meant(error, f"archive: {where}") from error
             raise
     return Moved(where, parts, old, rows, seq)
 
