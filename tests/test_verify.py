@@ -410,8 +410,7 @@ async def test_archived_bars_outlive_their_events_and_the_store(tmp_path: Path) 
         await say(stack, trade(90 * DAY, 102))
         before = await bars(stack)
     path.unlink()
-    for file in tmp_path.glob("candles.duckdb*"):
-        file.unlink()
+    (tmp_path / "candles.duckdb").unlink()
     async with running(tmp_path) as stack:
         assert await bars(stack) == before
         lines = await verified(stack, repair=True)
