@@ -531,9 +531,11 @@ class _Sums:
 def _total(column: pa.Array) -> int:
     """The exact sum of amounts, in units of 1e-18."""
     words = decimal_words(column)
-    low = words[:, 0].view(np.uint64)
-    halves = int((low >> np.uint64(32)).sum()), int((low & np.uint64(0xFFFFFFFF)).sum())
-    return (int(words[:, 1].sum()) << 64) + (halves[0] << 32) + halves[1]
+    high, low = words[:, 1], words[:, 0].view(np.uint64)
+    # By halves of words: a few of the largest amounts are more than a word holds.
+    upper = (int((high >> 32).sum()) << 32) + int((high & 0xFFFFFFFF).sum())
+    lower = (int((low >> np.uint64(32)).sum()) << 32) + int((low & np.uint64(0xFFFFFFFF)).sum())
+    return (upper << 64) + lower
 
 
 def _verify(writer: parquet.Writer, summed: _Sums, part: Part, pause: Pause) -> None:

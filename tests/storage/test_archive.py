@@ -452,3 +452,9 @@ def test_a_bar_lies_in_the_day_or_month_of_its_start() -> None:
     assert (december.period, december.low, december.high) == ("2023-12", 1_701_388_800, 1_704_067_200)
     assert str(partitions.of_bar("perp", 60, 1_704_067_199)) == "perp/1m/2023-12-31"
     assert partitions.of_bar("perp", 86400, -1).period == "1969-12"
+
+
+@pytest.mark.parametrize("amount", [decimals.CAP, -decimals.CAP, 7, -1])
+def test_the_sum_of_a_file_is_exact_however_large_its_amounts(amount: int) -> None:
+    amounts = decimals.arrow(decimals.from_ints([amount] * 5 + [1]))
+    assert archive._total(amounts) == 5 * amount + 1
