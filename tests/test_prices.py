@@ -165,7 +165,7 @@ async def lived(data: Path, history: list[tuple[list[list[Said]], Turn]]) -> Non
                 for some in requests:
                     await say(stack, some)
                 if turn == "later":
-                    clock.now += 3333
+                    clock.now += 500  # in all less than after which events are sealed, and leave the ledger
                 if turn == "look":
                     await look(stack, clock, turn)
                 if turn == "flush":

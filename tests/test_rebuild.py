@@ -305,6 +305,8 @@ async def test_the_wire_says_how_far_the_store_is_and_serves_once_it_is_there(tm
             ready, health, history = [await web.get(p) for p in ("/readyz", "/api/charts/health", HISTORY)]
             others = [await web.get(p) for p in OTHERS]
             changed = await web.ask("PATCH", "/api/markets/GOLD", json={"timezone": "Asia/Tokyo"}, headers=headers)
+            alive = await web.get("/healthz")
+            metrics = await (await web.get("/metrics")).get_data(as_text=True)
             if web.stack.catch_up.over:
                 break
             inside += 1
@@ -315,11 +317,10 @@ async def test_the_wire_says_how_far_the_store_is_and_serves_once_it_is_there(tm
             assert "set aside as candles.duckdb.broken-" in told["notices"][0]
             assert 1 <= int(history.headers["Retry-After"]) <= 30
             assert msgspec.json.decode(await history.get_data())["errmsg"].startswith("rebuilding the store: ")
-            assert (await web.get("/healthz")).status_code == 200
-            metrics = await (await web.get("/metrics")).get_data(as_text=True)
+            assert alive.status_code == 200
             assert "candled_catching_up 1.0" in metrics
             assert "candled_catch_up_expected_events 3000.0" in metrics
-        assert inside >= 2
+        assert inside >= 1
         assert (await web.get("/readyz")).status_code == 200
         assert await web.json(HISTORY) == wanted
         metrics = await (await web.get("/metrics")).get_data(as_text=True)
