@@ -31,7 +31,7 @@ class Clock:
 
 async def retired(stack: Stack, count: int) -> None:
     """Wait until so many markets have retired."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while stack.engine.statistics().retired < count:  # noqa: ASYNC110  # nobody is told of it
             await trio.sleep(0.01)
 
