@@ -108,21 +108,15 @@ def reference(folder: Path, file: Path, *, ids: bool, chained: bool) -> Took:
     return timed(work)
 
 
+def _command(file: Path, data: Path) -> list[str]:
+    return [harness.candled(), "import", str(file), "--market", "M", "--create", "spot", "--data", str(data)]
+
+
 def imported(folder: Path, file: Path) -> Took:
     """`candled import` into a data directory, as a command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.perf_counter()
-    command = [
-        harness.candled(),
-        "import",
-        str(file),
-        "--market",
-        "M",
-        "--create",
-        "spot",
-        "--data",
-        str(folder / "data"),
-    ]
+    command = _command(file, folder / "data")
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     wall = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -153,17 +147,7 @@ def live(folder: Path, file: Path, seconds: float) -> dict[str, dict[str, float]
 def _latency(server: Server, file: Path | None, seconds: float) -> dict[str, float]:
     process = None
     if file is not None:
-        command = [
-            harness.candled(),
-            "import",
-            str(file),
-            "--market",
-            "M",
-            "--create",
-            "spot",
-            "--data",
-            str(server.data),
-        ]
+        command = _command(file, server.data)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         board, _, _, _ = trio.run(latency.measure, server, seconds)

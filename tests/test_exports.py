@@ -35,20 +35,6 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 SOON = 4 * 10**15  # µs, later than any event
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory in which the markets are registered and nothing has happened."""
-    folder = tmp_path_factory.mktemp("empty") / "data"
-
-    async def made() -> None:
-        async with running(folder) as stack:
-            for symbol, place in PLACES.items():
-                await stack.registry.put(place.fields(symbol))
-
-    trio.run(made)
-    return folder
-
-
 def exporter(stack: Stack) -> Exporter:
     return Exporter(stack.engine, stack.writer, stack.store, stack.database.read)
 

@@ -29,7 +29,6 @@ from tests.histories import COUNT_ALL, PLACES, Model, Request, Row, label, read,
 from tests.oracle import Candle, Finished
 from tests.stacks import JSON, NOON, flush, removed, running, say, trade
 from tests.test_histories import EVERY, EXAMPLES, PHASES, History, Life, lived, resolutions, symbols, turns
-from tests.test_histories import empty as empty
 from tests.test_verify import clean
 
 NAMES = {1: "1s", 60: "1m", 300: "5m", 900: "15m", 3600: "1h", DAY: "1d"}

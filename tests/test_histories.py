@@ -42,7 +42,7 @@ from storage.schema import RUNGS
 from tests.histories import PLACES, Model, Reader, Request, StrictChart, Word, body, read, requests, rows
 from tests.real.published import SAMPLE, micros
 from tests.real.published import rows as rows_of
-from tests.stacks import JSON, flush, running
+from tests.stacks import JSON, flush
 
 STORED = ("1S", "1", "5", "15", "60", "1D")
 MERGED = ("2S", "45S", "3", "45", "240", "1440", "7", "2D", "3D", "1W", "1M")
@@ -67,20 +67,6 @@ histories = st.lists(st.tuples(requests(), turns), min_size=1, max_size=4)
 symbols = st.sampled_from(sorted(PLACES))
 resolutions = st.sampled_from(EVERY)
 counts: Counter[str] = Counter()  # of what the histories came by
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory in which the markets are registered and nothing has happened; copied, it saves the making."""
-    folder = tmp_path_factory.mktemp("empty") / "data"
-
-    async def made() -> None:
-        async with running(folder) as stack:
-            for symbol, place in PLACES.items():
-                await stack.registry.put(place.fields(symbol))
-
-    trio.run(made)
-    return folder
 
 
 class Life:

@@ -24,7 +24,7 @@ from storage.refold import Markets
 from storage.schema import RUNGS
 from tests.actors.test_retention import RAW_ONLY, Clock, closed, kept
 from tests.actors.test_retention import bars as minutes
-from tests.histories import PLACES, Reader, Request, StrictChart, body
+from tests.histories import Reader, Request, StrictChart, body
 from tests.stacks import JSON, NOON, flush, removed, running, say, trade
 from tests.test_cards import CARD, price
 from tests.test_cards import say as say_prices
@@ -529,20 +529,6 @@ async def test_its_own_rounds_rest_for_most_of_the_time_and_let_whoever_asks_go_
 
 
 # --- whatever was said, and whatever happened since
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory in which the markets are registered and nothing has happened."""
-    folder = tmp_path_factory.mktemp("empty") / "data"
-
-    async def made() -> None:
-        async with running(folder) as stack:
-            for symbol, place in PLACES.items():
-                await stack.registry.put(place.fields(symbol))
-
-    trio.run(made)
-    return folder
 
 
 async def lived(data: Path, history: list[tuple[list[Request], Turn]]) -> None:

@@ -9,34 +9,15 @@ from typing import Any
 import pytest
 
 from tests.web.conftest import NOW, Web, serving
+from tests.web.test_markets import ALL
 
 SHARED = Path(__file__).parents[3] / "shared" / "seeds"
 MINUTE = NOW - 120
+USUAL = ("tier", "price_source", "session", "timezone", "pricescale", "minmov")  # what a market need not say
 MARKET: dict[str, object] = {
+    **{name: value for name, value in ALL.items() if name not in USUAL},
     "market_id": 7,
     "market_symbol": "OIL",
-    "kind": "perp",
-    "contract_address": "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B",
-    "chain_id": 137,
-    "vault_address": "0x1",
-    "oracle_address": "0x2",
-    "name": "Oil Futures",
-    "description": "Trade oil price movements",
-    "category": "Commodities",
-    "base_asset": "OIL",
-    "quote_asset": "USD",
-    "min_trade_size": "0.001",
-    "max_leverage": "50",
-    "trading_fee_rate": "0.003",
-    "funding_interval": 3600,
-    "is_active": True,
-    "created_timestamp": 1704067200000,
-    "deployment_block": 12345678,
-    "creator_address": "0x3",
-    "icon_url": "https://example.com/oil.png",
-    "banner_url": "https://example.com/oil-banner.png",
-    "website_url": "https://example.com",
-    "supply": "1000000",
 }
 OPENED: dict[str, object] = {
     "contractAddress": MARKET["contract_address"],
