@@ -129,9 +129,13 @@ SAMPLES = (
 )
 
 
-async def run(registry: Registry, intake: Intake, coverage: Coverage, now: Callable[[], float] = time.time) -> None:
-    """Register the samples, fill the last 24 hours, then feed until cancelled. Sent again, all of it is known."""
-    slots = [(await registry.put(sample.columns)).slot for sample in SAMPLES]
+async def registered(registry: Registry) -> list[int]:
+    """The slots of the samples, which are markets from here on."""
+    return [(await registry.put(sample.columns)).slot for sample in SAMPLES]
+
+
+async def run(slots: list[int], intake: Intake, coverage: Coverage, now: Callable[[], float] = time.time) -> None:
+    """Fill the last 24 hours, then feed until cancelled. Sent again, all of it is known."""
     end = int(now())
     for start in range(end - DAY, end, 6 * 3600):
         times = np.arange(start - start % STEP, min(start + 6 * 3600, end), STEP) * 1000

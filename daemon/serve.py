@@ -84,9 +84,11 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
                 )
                 nursery.cancel_scope.cancel()
 
+            # Before anybody can take their names and numbers.
+            slots = await samples.registered(stack.registry) if demo else []
             address = await nursery.start(listening)
             if demo:
-                nursery.start_soon(samples.run, stack.registry, stack.intake, stack.coverage)
+                nursery.start_soon(samples.run, slots, stack.intake, stack.coverage)
             with _announced(config, address, demo):
                 if not demo and not await stack.door.run(keys.has_admin, stack.state):
                     log.warning("there is no admin key yet", make_one=first_key(config))
