@@ -196,8 +196,6 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
 def _report(config: Config, found: Recovered, seconds: float) -> None:
     if found.set_aside:
         log.error("the history store would not open; rebuilt from the journal", set_aside=found.set_aside)
-    if found.torn_bytes:
-        log.warning("the journal ended in half a record, which nobody was told of; cut", bytes=found.torn_bytes)
     log.info("opened", data=str(config.data), recovered=found.events, seconds=round(seconds, 3))
 
 

@@ -17,6 +17,7 @@ from duckdb import DuckDBPyConnection as Connection
 from msgspec import Struct
 
 from storage import schema
+from storage.aside import free_name
 from storage.errors import BrokenStore, Damaged, FailedDisk, Unavailable
 
 log = logging.getLogger(__name__)
@@ -368,7 +369,7 @@ def _put_aside(path: Path) -> Path | None:
     """Give a database another name; None where there is none."""
     if not path.exists():
         return None
-    aside = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%dT%H%M%S')}")
+    aside = free_name(path, "broken")
     for suffix in ("", ".wal"):
         part = path.with_name(path.name + suffix)
         if part.exists():

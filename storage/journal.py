@@ -7,7 +7,8 @@ half there is one record at the very end:
 
 - A bad record with any later record behind it, or in any segment but the last, was acknowledged once. That is damage,
   raised as `BrokenStore` with file and offset.
-- A bad record at the end, with nothing behind it, is a write that a crash cut off. It is cut away and reported.
+- A bad record at the end, with nothing behind it, is a write that a crash cut off, or the newest record, damaged later:
+  nothing here tells which. It is reported and cut away, and its bytes are kept in a file beside the segment.
 
 "Behind it" is decided by record headers, which have a checksum of their own: a whole header further on proves that a
 later append had begun, and so does any byte after the end that a whole header promises. All checksums start from a
@@ -17,9 +18,11 @@ a stale block of another segment can pass for a record.
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
+import shlex
 import shutil
 import struct
 import sys
@@ -38,8 +41,11 @@ from typing import NamedTuple, NoReturn, Self
 import msgspec
 from msgspec import Struct
 
+from storage.aside import free_name
 from storage.errors import BrokenStore, FailedDisk, TooLarge, Unavailable
 from storage.histogram import Histogram, Times
+
+log = logging.getLogger(__name__)
 
 MAX_PAYLOAD = 1 << 30
 VERSION = 1
@@ -49,10 +55,11 @@ IOV_MAX = os.sysconf("SC_IOV_MAX")
 SEGMENT = struct.Struct("<4sIQ16sI")  # magic, version, first seq, identity, checksum of these
 SEGMENT_MAGIC = b"CNDS"
 SEGMENT_NAME = re.compile(r"([0-9]{20})\.journal")
+CUT = "cut"  # in the names of files that hold what was cut off a segment
 RECORD = struct.Struct("<3sBIQII")  # magic, version, payload bytes, seq, checksum of payload, checksum of these
 RECORD_MAGIC = b"CDR" + bytes([VERSION])
 CRC = struct.Struct("<I")
-SEARCH_BYTES = 4 << 20  # read at once when looking for records behind a bad one
+SEARCH_BYTES = 4 << 20  # read at once when looking for records behind a bad one, and when keeping what is cut
 
 # Names of our own, so that a test can make one of them fail.
 _pread = os.pread
@@ -78,6 +85,22 @@ else:
     _fdatasync = os.fdatasync
 
 
+class Cut(Struct, frozen=True):
+    """What opening cut off the last segment: a record that was being written, or the newest one, damaged."""
+
+    segment: Path
+    offset: int  # where it stood
+    bytes: int
+    reason: str
+    kept: Path  # where its bytes lie now
+
+    def __str__(self) -> str:
+        return (
+            f"journal: {self.segment.name}: bytes {self.offset} to {self.offset + self.bytes}, a damaged or torn record"
+            f" ({self.reason}), were cut off and lie in {self.kept.name}"
+        )
+
+
 class Recovery(Struct, frozen=True):
     """What opening found, for the log and for health."""
 
@@ -87,9 +110,12 @@ class Recovery(Struct, frozen=True):
     segments: tuple[str, ...]
     checked_bytes: int  # of the last segment, read and verified
     seconds: float
-    torn_bytes: int = 0  # cut off the last segment: a record that was being written and never acknowledged
-    torn_offset: int = 0
-    torn_reason: str = ""
+    cut: Cut | None = None
+
+    @property
+    def torn_bytes(self) -> int:
+        """How many bytes were cut off."""
+        return 0 if self.cut is None else self.cut.bytes
 
 
 class JournalStatistics(Struct, frozen=True):
@@ -192,7 +218,7 @@ class Journal:
 
         segments = [self._checked(folder / name) for name in names]
         sealed = tuple(segment._replace(last_seq=following.first_seq - 1) for segment, following in pairwise(segments))
-        tail, torn = self._recovered(segments[-1])
+        tail, cut = self._recovered(segments[-1])
         # Replaced as a whole, so that a reader in another thread sees segments and end of one moment.
         self._state = (sealed, tail)
         self._sealed_bytes = sum(segment.end for segment in sealed)
@@ -203,9 +229,7 @@ class Journal:
             segments=tuple(names),
             checked_bytes=tail.end,
             seconds=time.perf_counter() - started,
-            torn_bytes=segments[-1].end - tail.end,
-            torn_offset=torn.offset if torn else 0,
-            torn_reason=torn.reason if torn else "",
+            cut=cut,
         )
         self._file = os.open(tail.path, os.O_RDWR | os.O_CLOEXEC)
 
@@ -265,7 +289,8 @@ class Journal:
         if seq > tail.last_seq:
             raise BrokenStore(
                 f"journal: {self._folder} ends with record {tail.last_seq}, yet record {seq} is known elsewhere:"
-                " acknowledged records are missing"
+                f" acknowledged records are missing{self._lying_aside()}. Put the journal's files back as they were, or"
+                f" restore a backup: candled restore BACKUP --data {shlex.quote(str(self._folder.parent))} --force"
             )
         if seq < segments[0].first_seq - 1:
             raise BrokenStore(
@@ -517,9 +542,9 @@ class Journal:
             raise BrokenStore(f"journal: {path} begins with record {first}, not with the one it is named after")
         return Segment(path, first_seq, first_seq - 1, end)
 
-    def _recovered(self, tail: Segment) -> tuple[Segment, _Bad | None]:
+    def _recovered(self, tail: Segment) -> tuple[Segment, Cut | None]:
         """The last segment as far as it is whole, cut there if a crash has left half a record."""
-        whole, torn = tail._replace(end=SEGMENT.size), None
+        whole, cut = tail._replace(end=SEGMENT.size), None
         file = os.open(tail.path, os.O_RDWR | os.O_CLOEXEC)
         try:
             # The newest record may be one whose sync never came. Nobody may hear of it before that is made up for.
@@ -533,12 +558,36 @@ class Journal:
                     whole = whole._replace(last_seq=seq, end=offset + RECORD.size + payload.nbytes)
             except _Bad as bad:
                 self._refuse_unless_torn(tail, bad)
-                torn = bad
+                kept = self._keep(tail, file, whole.end)
                 _ftruncate(file, whole.end)
                 self._sync(_fsync, file)
+                cut = Cut(tail.path, whole.end, tail.end - whole.end, bad.reason, kept)
+                log.warning("%s", cut)
         finally:
             os.close(file)
-        return whole, torn
+        return whole, cut
+
+    def _keep(self, tail: Segment, file: int, begin: int) -> Path:
+        """Copy what is to be cut off a segment into a file of its own, durably."""
+        kept = free_name(tail.path, CUT)
+        try:
+            with kept.open("xb") as copy:
+                while block := _read(file, SEARCH_BYTES, begin):
+                    copy.write(block)
+                    begin += len(block)
+                copy.flush()
+                self._sync(_fsync, copy.fileno())
+            self._sync_folder()
+        except OSError:
+            with suppress(OSError):
+                kept.unlink(missing_ok=True)
+            raise
+        return kept
+
+    def _lying_aside(self) -> str:
+        """Where to look for what is missing."""
+        names = sorted(path.name for path in self._folder.glob(f"*.{CUT}-*"))
+        return f" (what was cut off as damaged or torn lies in {', '.join(names)})" if names else ""
 
     def _refuse_unless_torn(self, tail: Segment, bad: _Bad) -> None:
         if bad.damage:

@@ -31,7 +31,7 @@ class JournalHealth(Struct, frozen=True):
     bytes: int
     lag: int  # batches that are not yet in the store
     lag_events: int
-    torn_bytes: int  # cut off at the start: a record that a crash broke off, never acknowledged
+    torn_bytes: int  # cut off at the start and kept: a record that a crash broke off, or the newest one, damaged
 
 
 class Sealed(Struct, frozen=True):
@@ -185,8 +185,8 @@ async def examined(services: Services) -> Health:
     backups = services.backups.statistics()
     if backups.failing:
         notices.append(f"the last backup failed: {backups.failing}")
-    if recovered.torn_bytes:
-        notices.append(f"journal: {recovered.torn_bytes} bytes that were never acknowledged were cut off at the start")
+    if recovered.cut is not None:
+        notices.append(f"{recovered.cut}; if records are missed, restore a backup")
     dropped = services.retention.statistics()
     disk: dict[str, int] = {}
     for part in await used(services):

@@ -65,6 +65,11 @@ def test_a_file_that_will_not_open_is_set_aside_with_its_name(path: Path) -> Non
     assert database.set_aside.read_bytes().startswith(b"not a database")
     assert database.statistics().set_aside == str(database.set_aside)
     database.close()
+    path.write_bytes(b"nor is this one" * 1000)  # within the same second
+    database = Database.open(path, Door())
+    kept = sorted(file.read_bytes()[:7] for file in path.parent.glob(f"{path.name}.broken-*"))
+    assert kept == [b"nor is ", b"not a d"]
+    database.close()
 
 
 def damage(path: Path, table: str) -> None:

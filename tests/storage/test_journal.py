@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from storage import journal as module
 from storage.errors import BrokenStore, TooLarge, Unavailable
 from storage.journal import RECORD, SEGMENT, Journal
-from tests.disks import mounted, small
+from tests.disks import filled, mounted, small
 
 ROOT = Path(__file__).parents[2]
 KILLS = 15
@@ -95,7 +95,7 @@ def test_every_record_comes_back_in_order_after_any_seq_and_any_number_of_reopen
             if opened_again:
                 journal.close()
                 journal = Journal.open(Path(folder))
-                assert journal.recovered.torn_bytes == 0
+                assert journal.recovered.cut is None
             for since in range(len(wanted) + 1):
                 assert held(journal, since) == wanted[since:]
             statistics = journal.statistics()
@@ -282,8 +282,9 @@ def test_a_file_cut_at_any_byte_of_the_last_record_loses_that_record_alone(tmp_p
     for end in range(begin, len(whole)):
         file.write_bytes(whole[:end])
         with Journal.open(tmp_path) as journal:
-            assert (journal.last_seq, journal.recovered.torn_bytes) == (2, end - begin)
-            assert bool(journal.recovered.torn_reason) == (end > begin)
+            cut = journal.recovered.cut
+            assert (journal.last_seq, cut.bytes if cut else 0) == (2, end - begin)
+            assert cut is None or cut.kept.read_bytes() == whole[begin:end]
             assert file.stat().st_size == begin
             put(journal, payload(4, 5))
         assert contents(tmp_path) == [payload(1, 40), payload(2, 50), payload(4, 5)]
@@ -310,6 +311,49 @@ def test_a_cut_is_durable_before_anything_is_appended_behind_it(
     assert calls[-2:] == [f"cut at {SEGMENT.size + RECORD.size + 40}", f"fsync {file.name}"]
 
 
+def test_what_is_cut_is_kept_and_named_and_looked_for_when_records_are_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "journal"
+    file, *_ = written(folder, payload(1, 40), payload(2, 50))
+    cuts = []
+    for _ in range(3):  # within one second
+        whole = bytearray(file.read_bytes())
+        whole[-1] ^= 1
+        file.write_bytes(whole)
+        with Journal.open(folder) as journal:
+            assert journal.recovered.cut is not None
+            cuts.append(journal.recovered.cut)
+            put(journal, payload(2, 50))
+    assert len({cut.kept for cut in cuts}) == 3
+    assert all(len(cut.kept.read_bytes()) == RECORD.size + 50 for cut in cuts)
+    begin = SEGMENT.size + RECORD.size + 40
+    for cut, record in zip(cuts, caplog.records, strict=True):
+        said = f"{file.name}: bytes {begin} to {begin + RECORD.size + 50}, a damaged or torn record"
+        assert said in record.getMessage()
+        assert f"lie in {cut.kept.name}" in record.getMessage()
+    with Journal.open(folder) as journal, pytest.raises(BrokenStore, match="ends with record 2, yet") as refused:
+        journal.since(3)
+    assert all(cut.kept.name in str(refused.value) for cut in cuts)
+    assert f"candled restore BACKUP --data {tmp_path} --force" in str(refused.value)
+
+
+def test_a_full_disk_cuts_nothing_that_it_cannot_keep(tmp_path: Path) -> None:
+    with small(tmp_path / "disk", "1m") as disk:
+        file, *_ = written(disk / "journal", payload(1, 40), payload(2, 50_000))
+        os.truncate(file, file.stat().st_size - 1)
+        torn = file.read_bytes()
+        ballast = filled(disk)
+        with pytest.raises(Unavailable, match="no space left"):
+            Journal.open(disk / "journal")
+        assert file.read_bytes() == torn
+        assert not list(file.parent.glob("*.cut-*"))
+        ballast.unlink()
+        with Journal.open(disk / "journal") as journal:
+            assert journal.recovered.cut is not None
+            assert journal.recovered.cut.kept.read_bytes() == torn[SEGMENT.size + RECORD.size + 40 :]
+
+
 def test_any_flipped_bit_is_found_cut_in_the_last_record_and_refused_before_it(tmp_path: Path) -> None:
     file, *_ = written(tmp_path, payload(1, 30), payload(2, 0), payload(3, 40), payload(4, 50))
     whole = file.read_bytes()
@@ -332,8 +376,11 @@ def test_any_flipped_bit_is_found_cut_in_the_last_record_and_refused_before_it(t
         else:
             with Journal.open(tmp_path) as journal:
                 assert journal.last_seq == 3
-                assert journal.recovered.torn_bytes == 50 + RECORD.size
-                assert journal.recovered.torn_offset == last
+                found = journal.recovered.cut
+                assert found is not None
+                assert (found.segment, found.offset, found.bytes) == (file, last, 50 + RECORD.size)
+                assert found.kept.read_bytes() == flipped[last:]
+                found.kept.unlink()
             cut += 1
     assert (refused, cut) == (last * 8, (50 + RECORD.size) * 8)
 
@@ -606,7 +653,7 @@ def test_a_full_disk_refuses_and_takes_more_once_there_is_room(tmp_path: Path, k
 
         # A start on the full disk finds everything too, and serves.
         with Journal.open(disk / "journal", segment_bytes=segment_bytes) as journal:
-            assert journal.recovered.torn_bytes == 0
+            assert journal.recovered.cut is None
             with pytest.raises(Unavailable):
                 put(journal, payload(0, 100_000))
             ballast.unlink()
@@ -802,13 +849,13 @@ def test_a_killed_process_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
         last = lines[-1].split()
         inside += last[0] == b"begin"
         with Journal.open(tmp_path, segment_bytes=8 << 20) as journal:
-            torn += journal.recovered.torn_bytes > 0
+            torn += journal.recovered.cut is not None
             kept += journal.last_seq > len(acknowledged)
             assert journal.last_seq in (len(acknowledged), len(acknowledged) + 1)
             if journal.last_seq > len(acknowledged):
                 assert last[0] == b"begin"
                 acknowledged[int(last[1])] = int(last[2])  # whole, though nobody was told
-            if journal.recovered.torn_bytes:
+            if journal.recovered.cut is not None:
                 assert last[0] == b"begin"
             for seq, content in journal.since(0):
                 assert len(content) == acknowledged[seq]

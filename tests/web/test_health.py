@@ -152,7 +152,12 @@ async def test_a_record_that_a_crash_broke_off_is_told_and_does_no_harm(tmp_path
         found = await report(web)
         assert found["status"] == "ok"
         assert found["journal"] == before | {"torn_bytes": 3, "lag": 0, "lag_events": 0}
-        assert "3 bytes" in found["notices"][0]
+        (kept,) = segment.parent.glob("*.cut-*")
+        end = segment.stat().st_size
+        assert f"{segment.name}: bytes {end} to {end + 3}, a damaged or torn record" in found["notices"][0]
+        assert kept.name in found["notices"][0]
+        assert kept.read_bytes() == b"CDR"
+        assert found["disk"]["aside"] == 3
 
 
 async def test_alive_and_ready_are_one_word_each(web: Web) -> None:
