@@ -59,12 +59,17 @@ async def gaps(
 ) -> Gaps:
     """The `limit` newest gaps of a market at a resolution with low ≤ t < high, up to the newest bar that is over (µs).
 
-    It looks at `BARS` bars at most; `following` says where to ask on.
+    Of a market that is no longer active they end with its last bar. It looks at `BARS` bars at most; `following` says
+    where to ask on.
     """
     calendar = Calendar.parse(market.session, market.timezone)
     # The bar of this instant may still come.
     current = _label(calendar, resolution, now - round(GRACE * MICROS))
     high = min(high, calendar.start_instant(resolution, current) * MICROS)
+    if not market.is_active:
+        edge = int(calendar.next(resolution, np.array([current]))[0])
+        last = (await bars.window(market, resolution, edge, edge, 1)).time
+        high = min(high, calendar.end_instant(resolution, last[-1]) * MICROS) if last else low
     if low >= high:
         return Gaps([], [], None)
     known = await ledger.known(market.slot, low, high)

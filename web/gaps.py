@@ -13,7 +13,7 @@ from actors.gaps import gaps as found
 from storage.errors import BadRequest
 from storage.spans import Spans
 from web.context import NO_STORE, engine, params, reply, services
-from web.instants import micros, millis
+from web.instants import MILLI, micros
 from web.udf import blamed
 
 gaps = Blueprint("gaps", __name__, url_prefix="/api/markets")
@@ -34,8 +34,8 @@ class Query(Struct, frozen=True):
 class GapTold(Struct, frozen=True):
     """A stretch without a bar, ms."""
 
-    start: int | float = msgspec.field(name="from")
-    end: int | float = msgspec.field(name="to")
+    start: int = msgspec.field(name="from")
+    end: int = msgspec.field(name="to")
     kind: Why
     feeds: list[str]
 
@@ -48,8 +48,8 @@ class SpanTold(Struct, frozen=True):
 
     feed: str
     state: State
-    start: int | float = msgspec.field(name="from")
-    end: int | float = msgspec.field(name="to")
+    start: int = msgspec.field(name="from")
+    end: int = msgspec.field(name="to")
 
 
 class Answer(Struct, frozen=True):
@@ -59,7 +59,7 @@ class Answer(Struct, frozen=True):
     resolution: str
     gaps: list[GapTold]
     coverage: list[SpanTold]
-    next: int | float | None
+    next: int | None
     cursor: str
 
 
@@ -83,13 +83,19 @@ async def listed(symbol: str) -> Response:
     told = Answer(
         market.market_symbol,
         resolution.short,
-        [GapTold(millis(gap.low), millis(gap.high), gap.why, gap.feeds) for gap in answer.gaps],
+        [GapTold(low, high, gap.why, gap.feeds) for gap in answer.gaps for low, high in _whole(gap.low, gap.high)],
         coverage[:SPANS],
-        None if answer.following is None else millis(answer.following),
+        None if answer.following is None else answer.following // MILLI,
         f"{engine().epoch}.{engine().committed()}",
     )
     return reply(told, headers={"Cache-Control": NO_STORE})
 
 
 def _spans(one: Known, state: State, spans: Spans) -> list[SpanTold]:
-    return [SpanTold(one.feed, state, millis(low), millis(high)) for low, high in spans]
+    return [SpanTold(one.feed, state, *each) for span in spans for each in _whole(*span)]
+
+
+def _whole(low: int, high: int) -> Spans:
+    """A span of µs in whole milliseconds, if any is left of it; spans that meet still do."""
+    low, high = low // MILLI, high // MILLI
+    return [(low, high)] if low < high else []

@@ -146,6 +146,30 @@ async def test_gaps_outlive_a_restart_and_the_archive(tmp_path: Path) -> None:
         assert await told(web, **window) == before
 
 
+async def test_a_market_that_has_ended_has_no_gaps_after_its_last_bar(web: Web) -> None:
+    await web.trades((NOW, 100), (NOW + 5 * MINUTE, 101))
+    web.clock.now = NOW + DAY
+    assert (await told(web))[0][1] == DAY / 60 - 1
+    await web.market("GOLD", is_active=False)
+    assert await told(web) == [(1, 5, "not_imported", [])]
+    assert await told(web, to=(NOW + 3 * MINUTE) * 1000) == [(1, 3, "not_imported", [])]
+    await web.market("TEA", is_active=False)
+    assert await told(web, "TEA") == []
+
+
+async def test_times_are_whole_milliseconds_and_spans_meet(web: Web) -> None:
+    await web.trades((NOW, 100))
+    for low, high in ((60.0002, 61.0007), (61.0007, 61.0009), (61.0009, 62.0004)):
+        piece = {"from": (NOW + low) * 1000, "to": (NOW + high) * 1000, "feed": f"f{low}", "markets": ["GOLD"]}
+        await said(web, piece, path="/api/ingest/coverage")
+    web.clock.now = NOW + 5 * MINUTE
+    page = await gaps(web)
+    spans = [(one["from"] - NOW * 1000, one["to"] - NOW * 1000) for one in page["coverage"]]
+    assert spans == [(61_000, 62_000), (60_000, 61_000)]
+    assert all(isinstance(gap[end], int) for gap in page["gaps"] for end in ("from", "to"))
+    assert all(older["to"] == newer["from"] for newer, older in pairwise(page["gaps"]))
+
+
 async def test_closed_hours_are_no_gap(web: Web) -> None:
     await web.market("SPY", session="0930-1600", timezone="America/New_York")
     friday = NOW - 3 * DAY + 12 * 3600  # 2026-01-02 16:00 in New York
