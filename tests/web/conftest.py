@@ -13,6 +13,7 @@ from quart.testing.utils import sentinel
 
 from daemon.stack import Stack, StackSettings, opened
 from storage import keys
+from tests.stacks import with_tables
 from web.app import App, create_app
 from web.context import Rates, Services, WebSettings
 
@@ -93,6 +94,7 @@ async def serving(
 ) -> AsyncIterator[Web]:
     """A running app on a data directory."""
     clock = Clock(now)
+    with_tables(folder)
     async with opener(StackSettings(data=folder, flush_seconds=0.05, threads=4), now=clock) as stack:
         app = create_app(
             Services(
