@@ -5,6 +5,7 @@ import json
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from types import NoneType
@@ -62,6 +63,7 @@ def _unmarked(body: bytes) -> bytes:
 
 _ANYTHING: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _ANY_FLOAT: msgspec.json.Decoder[Any] = msgspec.json.Decoder(float_hook=float)  # 1e400 is inf; three times slower
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAWS = msgspec.json.Decoder(list[msgspec.Raw])
 _PARSING = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -186,14 +188,31 @@ def _one(part: bytes) -> Any:
     """One event; Unreadable where it is JSON, but says something that cannot be kept."""
     try:
         return _ANY_FLOAT.decode(part)
-    except msgspec.ValidationError as error:
-        return Unreadable(str(error).partition(" - ")[0].lower())
+    except msgspec.ValidationError:
+        return _endless(part)
     except msgspec.DecodeError:
         mended = _mended(part)
         if mended == part:
             raise
         found = _one(mended)
         return found if isinstance(found, Unreadable) else _halved(json.loads(part))
+
+
+def _endless(part: bytes) -> Unreadable:
+    """Says which field of an event holds an integer of so many digits that nobody reads it."""
+    said: dict[str, msgspec.Raw] = {}
+    with suppress(msgspec.DecodeError):
+        said = _MEMBERS.decode(part)
+    symbol = None
+    for name, raw in said.items():
+        try:
+            value = _ANY_FLOAT.decode(raw)
+        except msgspec.ValidationError:
+            reason = f"expected an integer of at most 64 bits, got one that begins {bytes(raw)[:20].decode()}"
+            # As below: nobody is to count whatever anybody makes up.
+            return Unreadable(reason, symbol, name) if name in _PULL else Unreadable(f"{name[:TEXT]}: {reason}", symbol)
+        symbol = value if name == "market_symbol" else symbol
+    return Unreadable("integer value out of range")
 
 
 _BETWEEN = re.compile(rb"[\s,]*")

@@ -440,13 +440,19 @@ def test_an_infinite_number_in_json_costs_only_its_event() -> None:
         assert decoded.events.n == count + 1
 
 
-def test_an_integer_too_long_to_read_costs_only_its_event() -> None:
+@pytest.mark.parametrize(
+    ("field", "named"), [("price", "price: "), ("block_number", "block_number: "), ("gas", "event: gas: ")]
+)
+def test_an_integer_too_long_to_read_costs_only_its_event_and_is_named(field: str, named: str) -> None:
     good = {"market_symbol": "GOLD", "timestamp": MS, "price": 1}
-    huge = json.dumps(good).replace(": 1}", f": {'9' * 5000}}}").encode()
+    huge = (
+        json.dumps({**good, field: 7}).replace(": 7}", f": {'9' * 5000}}}").replace(": 7,", f": {'9' * 5000},").encode()
+    )
+    said = f"{named}expected an integer of at most 64 bits, got one that begins {'9' * 20}"
     for count in (0, 8):
         array = b"[" + b",".join([json.dumps(good).encode()] * count + [huge]) + b"]"
         for decoded in (read(lines([good] * count) + huge, NDJSON), read(array, JSON)):
-            assert [(r.index, r.error) for r in decoded.rejected] == [(count, "event: integer value out of range")]
+            assert [(r.index, r.error, r.market_symbol) for r in decoded.rejected] == [(count, said, "GOLD")]
             assert decoded.events.n == count
 
 

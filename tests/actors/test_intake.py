@@ -79,6 +79,16 @@ async def test_an_answer_counts_what_every_word_came_to(tmp_path: Path) -> None:
         assert (told.accepted, told.duplicates, told.corrected, told.retracted, told.unknown) == (4, 1, 1, 1, 1)
 
 
+async def test_a_retraction_that_comes_before_its_event_is_forgotten_and_the_event_stands(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        early = await say(stack, removed(1))
+        assert (early.unknown, early.retracted) == (1, 0)
+        assert (await say(stack, trade(1, size=5, trade_id=1))).accepted == 1
+        assert await volume(stack) == 5
+        assert (await say(stack, removed(1))).retracted == 1
+        assert await volume(stack) == 0
+
+
 async def test_a_cursor_names_the_batch_that_the_answer_is_about(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         epoch = stack.engine.epoch
