@@ -1,7 +1,8 @@
 """Markets by id: opened by their first slice or reader, retired when idle, closed together."""
 
 import logging
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic, process_time, thread_time
 from typing import Protocol, TypeVar
@@ -14,11 +15,13 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors import candle
 from actors.catch_up import CatchUp
 from actors.changes import Basis
+from actors.live import LivePrices, Look
 from actors.market import MarketActor, Slice, Tick
 from actors.reach import Reach
 from actors.reading import MOST, Astray, Window
 from actors.rounds import Round, made
 from actors.said import INDEX, NAMES
+from actors.tape import Newest, Tapes
 from actors.ticker import HOUR, SECONDS, Price, Ticker, last_day
 from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
@@ -91,8 +94,12 @@ class Engine:
         now: Callable[[], float],
         floors: Floors | None = None,
         idle: float = IDLE,
+        lively: Callable[[], Awaitable[Sequence[int]]] | None = None,
+        trades: Newest | None = None,
     ) -> None:
-        """`seq` is the newest committed batch: until the store has all up to it, what is committed waits for `begin`,
+        """`lively` finds the slots that traded within a day, `trades` the newest trades of one.
+
+        `seq` is the newest committed batch: until the store has all up to it, what is committed waits for `begin`,
         and whoever asks for bars waits for `catch_up`. `floors`: see `Reading`."""
         self._names, self._store, self._writer = names, store, writer
         self._epoch = epoch
@@ -116,6 +123,9 @@ class Engine:
         self._round_times = Histogram()
         self._credit, self._credited = SAVED, monotonic()
         self._load = 0.0  # of a core's time, over the newest stretch of LOOK
+        self._traded = lively
+        self.live = LivePrices(self._seen, self._looks, self._lively, self._moves)
+        self.tapes = Tapes(self.caught_up, lambda: self._writer.rounds, trades)
         self._looked, self._used = monotonic(), process_time()
 
     # --- from outside, on the loop
@@ -228,6 +238,37 @@ class Engine:
         waits = actor is not None and actor.busy
         return ticker if ticker is not None and ticker.sure and not waits else None
 
+    async def _looks(self, slots: Sequence[int]) -> dict[int, Look]:
+        """What these markets show now, so far as they can be read; sees everything that was committed before the
+        call."""
+        await self.caught_up()
+        await self._names.load_slots(slots)
+        await self.tickers([self._names.market(slot) for slot in slots], lambda _: None)
+        await self._names.load_slots(slots)
+        return {slot: look for slot in slots if (look := self._seen(slot)) is not None}
+
+    def _seen(self, slot: int) -> Look | None:
+        """What a market shows now; None where it has to be read first."""
+        actor, ticker = self._actors.get(slot), self._tickers.get(slot)
+        try:
+            market = actor.record if actor is not None else self._names.market(slot)
+        except LookupError:
+            return None
+        if ticker is None and not self.has_events(slot):
+            ticker = Ticker(market.kind, sure=True)
+        if ticker is None or not ticker.sure:
+            return None
+        seq = actor.seq if actor is not None and actor.busy else self._seq
+        return Look(market, seq, ticker.tick(), ticker, int(self._now()))
+
+    def _moves(self, slot: int) -> float:
+        ticker, now = self._tickers.get(slot), self._now()
+        return math.inf if ticker is None else max(0.01, ticker.moves(int(now)) - now)
+
+    async def _lively(self) -> list[int]:
+        traded = await self._traded() if self._traded is not None else ()
+        return sorted({*traded, *self._tickers})
+
     async def still(self, market: Market, basis: Basis) -> int | None:
         """The market's seq, if what was read of it on this basis would be read now again; sees everything that was
         committed before the call. None: it has to be read."""
@@ -314,6 +355,7 @@ class Engine:
             self._nursery = nursery
             async with trio.open_nursery() as beats:
                 beats.start_soon(self._beat)
+                beats.start_soon(self.live.run)
                 task_status.started()
                 await self._begun.wait()
                 while not (self._closing and not self._pending):
@@ -403,6 +445,7 @@ class Engine:
         self._slices += len(pieces)
         # The writer knows the round before any actor does, so that an actor may wait for it to be flushed.
         self._writer.hold(round_)
+        self.tapes.feed(round_)
         for slot, piece in pieces:
             piece.anew = slot in anew
             self._open(slot).tell(piece)
@@ -449,6 +492,7 @@ class Engine:
             now=self._now,
             floors=self._floors,
             ticker=self._ticker(market),
+            stirred=lambda: self.live.stir(market.slot),
         )
         self._slots[market.market_symbol] = market.slot
         self._opened += 1

@@ -87,12 +87,13 @@ class MarketActor(Watched):
         now: Callable[[], float],
         floors: Floors | None = None,
         ticker: Ticker | None = None,
+        stirred: Callable[[], None] = lambda: None,
     ) -> None:
         """`fresh`: the store holds nothing of this market. `flushed(seq)` returns once the store reaches seq.
 
-        The actor keeps the `ticker` while it lives."""
+        The actor keeps the `ticker` while it lives, and calls `stirred` whenever that may show something else."""
         super().__init__(record, store, epoch, seq=seq, fresh=fresh, applied=applied, now=now, floors=floors)
-        self._flushed = flushed
+        self._flushed, self._stirred = flushed, stirred
         self._ticker = ticker or Ticker(record.kind, sure=fresh)
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
         self._second: State | None = None  # rows of one second that are not in the rings yet
@@ -214,6 +215,7 @@ class MarketActor(Watched):
             self._ticker.add(row)
         for word in piece.words:
             self._ticker.say(*word)
+        self._stirred()
         piece.round.waiting -= 1
         piece.round.cost += thread_time() - began
 
@@ -259,6 +261,7 @@ class MarketActor(Watched):
                 self._missing[stored] |= times
                 changed[stored] |= times
             self._outside = dict.fromkeys(RUNGS, self.seq)
+            self._stirred()
         await self._surely(self._settle)
         if any(piece.anew for piece in pieces):
             for feed in self._feeds.values():

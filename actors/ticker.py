@@ -67,6 +67,14 @@ class Brief(Struct, frozen=True):
     updated: int | None  # µs: the newest event that set the price, the funding rate or the open interest
 
 
+class Tick(Struct, frozen=True):
+    """The newest price, as tickers on a wall show it."""
+
+    time: int  # seconds, of the event that set it
+    price: float
+    volume: float  # of that second so far
+
+
 class Buckets:
     """Rows by their start in seconds, ascending, as columns of floats; those before a floor are let go of."""
 
@@ -326,7 +334,8 @@ class Ticker:
         self._minutes.let_go(through)
         self._kept = max(self._kept, through + MINUTE)
         self._newest = {t: minute for t, minute in self._newest.items() if t > through}
-        self._seconds = {t: units for t, units in self._seconds.items() if t > now - SECONDS}
+        newest = self._priced // MICROS  # whose volume `tick` tells
+        self._seconds = {t: units for t, units in self._seconds.items() if t > now - SECONDS or t == newest}
         self._traders.tidy(through)
 
     @property
@@ -397,6 +406,20 @@ class Ticker:
             self._told("bid_ask_spread", since),
             self._told("market_depth", since),
         )
+
+    def tick(self) -> Tick | None:
+        """The newest price; None where there is none, or it is not of the days that are kept."""
+        self._write()
+        price = self._last(self._minutes.column(CLOSE))
+        if price is None or self._priced < 0:
+            return None
+        second = self._priced // MICROS
+        return Tick(second, price, wire(amount(self._seconds.get(second, 0))))
+
+    def moves(self, now: int) -> int:
+        """The next second at which windows show something else though nothing is said."""
+        recent = any(t > now - SECONDS for t in self._seconds)
+        return now + 1 if recent else now - now % MINUTE + MINUTE
 
     def nbytes(self) -> int:
         """Memory, about."""

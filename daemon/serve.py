@@ -19,6 +19,7 @@ from daemon.recovery import Recovered
 from daemon.stack import Stack, StackSettings, opening
 from storage import keys
 from web.app import create_app
+from web.channels import channels
 from web.context import Rates, Services, WebSettings
 from web.hot import Hot
 from web.listener import listen
@@ -63,13 +64,14 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             gc.set_threshold(50_000, 20, 50)
 
         may_read = readable if config.auth == "token" else None
+        streams = BarStreams(stack.engine, stack.hub, limits, may_read, channels(stack.engine, stack.registry))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
 
             async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
                 await listen(
                     app,
-                    {"/ws": BarStreams(stack.engine, stack.hub, limits, may_read).serve},
+                    {"/ws": streams.serve},
                     host=config.host,
                     port=config.port,
                     hub=stack.hub,

@@ -43,8 +43,10 @@ from storage import (
     markets,
     rejects,
     retention,
+    traded,
+    trades,
 )
-from storage.calendar import MICROS, ONE_DAY
+from storage.calendar import DAY, MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
 from storage.events import Array, Events, concat
@@ -52,12 +54,15 @@ from storage.findings import Source
 from storage.flush import Flush
 from storage.identities import Identities
 from storage.journal import Journal
+from storage.listing import Unflushed
 from storage.measures import KINDS
 from storage.records import Kind
 from storage.refold import Markets
 from storage.retention import Keep
 from storage.state import State
 from storage.store import Store
+
+LIVELY = 5_000  # markets that whoever follows all prices is told of at the beginning, by turnover
 
 
 class StackSettings(Struct, frozen=True, kw_only=True):
@@ -177,6 +182,14 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
         def labels(slots: Array, seconds: Array) -> Array:
             return _days(registry)(slots, seconds)
 
+        async def lively() -> list[int]:
+            found = await database.read(traded.since, int(now()) - DAY)
+            most: list[int] = found.market[np.argsort(-found.turnover, kind="stable")][:LIVELY].tolist()
+            return most
+
+        async def newest_trades(slot: int, count: int, lacking: Sequence[Unflushed]) -> list[trades.Trade]:
+            return await database.read(trades.newest, lacking, slot, count)
+
         raw = data / manifest.FOLDER
         recovery = Recovery(journal, database, door, registry, raw, dropped)
         identities = await recovery.prepare(data / "identities", put)
@@ -203,6 +216,8 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
             seq=recovery.last,
             catch_up=recovery.catch_up,
             now=now,
+            lively=lively,
+            trades=newest_trades,
         )
         intake = Intake(
             registry,

@@ -53,13 +53,13 @@ def within(db: Connection, waiting: Sequence[Unflushed], market: int, low: int, 
     `waiting` is what was committed when the snapshot behind `db` was not there yet. Of very many events, those that are
     long past are left out; and so are those in files that cannot be read.
     """
-    fresh, gone = _fresh(db, waiting, market)
+    waited, gone = fresh(db, waiting, market)
     kept = db.sql(
         f"SELECT {', '.join(COLUMNS)} FROM ledger WHERE market = ? AND ts >= ? AND ts < ? "
         f"AND (event IN ({LIQUIDATION}, {FUNDING}) OR volume >= ?)",
         params=[market, low, high, float(large.least.min())],
     ).to_arrow_table()
-    tables = [*fresh, kept, *_sealed(db, market, low, high, COLUMNS)]
+    tables = [*waited, kept, *sealed_newest_first(db, market, low, high, COLUMNS)]
     found = pa.concat_tables(_told(_notable(table, low, high, large)) for table in tables)
     found = found.filter(pa.array(~np.isin(found.column("pos").to_numpy(), gone)))
     return found.sort_by([("ts", "ascending"), ("pos", "ascending")])
@@ -67,7 +67,7 @@ def within(db: Connection, waiting: Sequence[Unflushed], market: int, low: int, 
 
 def rate_before(db: Connection, waiting: Sequence[Unflushed], market: int, low: int, high: int) -> float | None:
     """The newest funding rate of a market (slot) with low ≤ ts < high (µs), as `within` finds it."""
-    fresh, gone = _fresh(db, waiting, market)
+    waited, gone = fresh(db, waiting, market)
     span = HOUR
     while low < high:
         begin = max(low, high - span)
@@ -75,7 +75,7 @@ def rate_before(db: Connection, waiting: Sequence[Unflushed], market: int, low: 
             f"SELECT {', '.join(RATES)} FROM ledger WHERE market = ? AND ts >= ? AND ts < ? AND event = {FUNDING}",
             params=[market, begin, high],
         ).to_arrow_table()
-        tables = [*fresh, kept, *_sealed(db, market, begin, high, RATES)]
+        tables = [*waited, kept, *sealed_newest_first(db, market, begin, high, RATES)]
         found = pa.concat_tables(
             _told(table.filter(pa.array(_rates(table) & _between(table, begin, high)))) for table in tables
         )
@@ -87,7 +87,7 @@ def rate_before(db: Connection, waiting: Sequence[Unflushed], market: int, low: 
     return None
 
 
-def _fresh(db: Connection, waiting: Sequence[Unflushed], market: int) -> tuple[list[pa.Table], Array]:
+def fresh(db: Connection, waiting: Sequence[Unflushed], market: int) -> tuple[list[pa.Table], Array]:
     """The market's events that the snapshot lacks, and the places of those that are no more."""
     applied = candles.applied(db)
     waiting = [some for some in waiting if some.last > applied]
@@ -100,7 +100,7 @@ def _fresh(db: Connection, waiting: Sequence[Unflushed], market: int) -> tuple[l
     return tables, gone
 
 
-def _sealed(db: Connection, market: int, low: int, high: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+def sealed_newest_first(db: Connection, market: int, low: int, high: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The market's sealed events, the newest pieces first."""
     files = [
         file

@@ -32,6 +32,14 @@ LONGEST_CONFLATION = 60_000
 _encode = msgspec.json.Encoder().encode
 
 
+class Refused(Exception):
+    """A message that gets an `error` for an answer."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code: Code = code
+
+
 class SubscribeBars(Struct, frozen=True):
     """Follow the bars of one market at one resolution."""
 
@@ -78,6 +86,73 @@ class Unsubscribed(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
     id: Id | UnsetType = UNSET
 
 
+MOST_SYMBOLS = 200
+MOST_TRADES = 500
+Symbol = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class SubscribePrices(Struct, frozen=True):
+    """Follow the live prices of these markets too; `*`: of all."""
+
+    symbols: Annotated[list[Symbol], Meta(min_length=1, max_length=MOST_SYMBOLS)] | Literal["*"]
+
+
+class UnsubscribePrices(Struct, frozen=True):
+    """Follow them no longer; without symbols: none."""
+
+    symbols: Annotated[list[Symbol], Meta(max_length=MOST_SYMBOLS)] | Literal["*"] | None = None
+
+
+class SubscribedPrices(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    channel: str
+    symbols: list[str] | Literal["*"]
+    id: Id | UnsetType = UNSET
+
+
+class UnsubscribedPrices(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    channel: str
+    symbols: list[str] | Literal["*"] | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+
+
+class SubscribeTrades(Struct, frozen=True):
+    """Follow the trades of one market; first the newest."""
+
+    symbol: Symbol
+    limit: Annotated[int, Meta(ge=0, le=MOST_TRADES)] = 50
+
+
+class UnsubscribeTrades(Struct, frozen=True):
+    """Follow them no longer."""
+
+    symbol: Symbol
+
+
+class SubscribedTrades(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    channel: str
+    symbol: str
+    id: Id | UnsetType = UNSET
+
+
+class UnsubscribedTrades(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    channel: str
+    symbol: str
+    id: Id | UnsetType = UNSET
+
+
+class SubscribedChannel(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    """The answer where there is nothing to choose."""
+
+    channel: str
+    id: Id | UnsetType = UNSET
+
+
+class UnsubscribedChannel(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    channel: str
+    reason: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+
+
 class Authenticate(Struct, frozen=True):
     """Show a key: the first message of those who cannot send headers with a handshake, as browsers."""
 
@@ -105,7 +180,19 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
     id: Id | UnsetType = UNSET
 
 
-Answer = Subscribed | Unsubscribed | Authenticated | Pong | Error
+Answer = (
+    Subscribed
+    | Unsubscribed
+    | SubscribedPrices
+    | UnsubscribedPrices
+    | SubscribedTrades
+    | UnsubscribedTrades
+    | SubscribedChannel
+    | UnsubscribedChannel
+    | Authenticated
+    | Pong
+    | Error
+)
 
 
 def worded(answer: Answer) -> bytes:

@@ -44,6 +44,8 @@ def _wanted(shape: type[Struct], name: str) -> str:
 
 def _worded(kind: inspect.Type) -> str:
     match kind:
+        case inspect.Metadata(type=bare):
+            return _worded(bare)
         case inspect.UnionType(types):
             return " or ".join(_worded(one) for one in types if not isinstance(one, inspect.NoneType))
         case inspect.LiteralType(values):
@@ -53,6 +55,8 @@ def _worded(kind: inspect.Type) -> str:
             return "a text that is not empty"
         case inspect.StrType(min_length=least, max_length=most):
             return f"a text of {_span(least, most)} characters" if least or most else "a text"
+        case inspect.ListType(item_type=inspect.StrType(), min_length=least, max_length=most):
+            return f"a list of {_span(least, most)} texts" if least or most else "a list of texts"
         case inspect.IntType(ge=least, le=most):
             return f"an integer, {_span(least, most)}" if least is not None or most is not None else "an integer"
         case inspect.FloatType():

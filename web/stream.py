@@ -2,9 +2,10 @@
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -21,11 +22,11 @@ from web.messages import (
     Answer,
     Authenticate,
     Authenticated,
-    Code,
     Error,
     Id,
     Pong,
     Position,
+    Refused,
     SubscribeBars,
     Subscribed,
     UnsubscribeBars,
@@ -42,19 +43,10 @@ MayRead = Callable[[str], Awaitable[bool]]
 
 KEY_NEEDED = "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'"
 ACTIONS = "subscribe, unsubscribe or ping"
-CHANNELS = "bars"
 WHERE = re.compile(r"\(byte (\d+)\)")
 KEY_REVOKED = "the key was revoked"
 REVOKED_SECONDS = 2.0  # between looks at the key of an open connection
 KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
-
-
-class Refused(Exception):
-    """A message that gets an `error` for an answer."""
-
-    def __init__(self, code: Code, message: str) -> None:
-        super().__init__(message)
-        self.code: Code = code
 
 
 class BarStreams:
@@ -66,9 +58,12 @@ class BarStreams:
         hub: Hub,
         limits: WsLimits,
         may_read: MayRead | None = None,
+        channels: Mapping[str, "Make"] = MappingProxyType({}),
     ) -> None:
-        """`may_read` judges the key of the handshake or of the first message; without it, everybody may."""
-        self.streams, self.hub, self.limits = streams, hub, limits
+        """`may_read` judges the key of the handshake or of the first message; without it, everybody may. `channels`
+        are those beside `bars`."""
+        self.hub, self.limits = hub, limits
+        self.channels: dict[str, Make] = {"bars": lambda session: BarChannel(session, streams), **channels}
         self._may_read = may_read
 
     async def serve(self, socket: Socket) -> None:
@@ -146,26 +141,46 @@ class Flood:
         return self._seconds >= self._limits.flooded_seconds
 
 
+class Channel(Protocol):
+    """One kind of stream, as one connection follows it."""
+
+    @property
+    def count(self) -> int:
+        """Subscriptions."""
+
+    async def subscribe(self, said: dict[str, Any], id: Id | msgspec.UnsetType, /) -> None:
+        """Follow what a message asks for, and acknowledge it before anything of it."""
+
+    def unsubscribe(self, said: dict[str, Any], id: Id | msgspec.UnsetType, /) -> None:
+        """Follow it no longer, and say so after everything of it."""
+
+    def close(self) -> None:
+        """Leave everything."""
+
+
+Make = Callable[["Session"], Channel]
+
+
 class Session:
     """One connection's subscriptions, and its messages, answered in order."""
 
     def __init__(self, shared: BarStreams, socket: Socket) -> None:
-        self._streams, self._hub, self._limits = shared.streams, shared.hub, shared.limits
+        self.hub, self.limits, self.nursery, self.outbox = shared.hub, shared.limits, socket.nursery, socket.outbox
         self._socket = socket
-        self._subscriptions: dict[Key, Subscription] = {}
-        self._flood = Flood(self._limits)
+        self._channels: dict[str, Channel] = {name: make(self) for name, make in shared.channels.items()}
+        self._flood = Flood(self.limits)
 
     async def run(self) -> None:
         """Read and answer until the peer or the process goes."""
         while (message := await self._socket.receive()) is not None:
             if self._flood.rises():
                 if self._flood.first:
-                    limit = self._limits.messages_per_second
-                    self._answer(Error("rate_limited", f"more than {limit} messages in a second; this one was dropped"))
+                    limit = self.limits.messages_per_second
+                    self.answer(Error("rate_limited", f"more than {limit} messages in a second; this one was dropped"))
             elif self._flood.endless:
-                self._socket.close(1008, f"too many messages for {self._limits.flooded_seconds} seconds on end")
-            elif isinstance(message, str) and len(message.encode()) > self._limits.message_bytes:
-                self._socket.close(1009, f"a message may have {self._limits.message_bytes} bytes")
+                self.end(1008, f"too many messages for {self.limits.flooded_seconds} seconds on end")
+            elif isinstance(message, str) and len(message.encode()) > self.limits.message_bytes:
+                self.end(1009, f"a message may have {self.limits.message_bytes} bytes")
             else:
                 await self._take(message)
                 # A client that asks without reading the answers waits for itself.
@@ -173,14 +188,28 @@ class Session:
 
     def close(self) -> None:
         """Leave every stream."""
-        for subscription in self._subscriptions.values():
-            self._leave(subscription)
-        self._subscriptions.clear()
+        for channel in self._channels.values():
+            channel.close()
+
+    def answer(self, answer: Answer) -> None:
+        """Send it at once."""
+        self.outbox.put(worded(answer))
+        self.outbox.flush()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection."""
+        self._socket.close(code, reason)
+
+    def admit(self) -> None:
+        """Raise where one more subscription would be too many."""
+        if sum(channel.count for channel in self._channels.values()) >= self.limits.subscriptions:
+            raise Refused("too_many_subscriptions", f"a connection may have {self.limits.subscriptions} subscriptions")
 
     async def _take(self, message: str | bytes) -> None:
         """Answer one message. Whatever it is, the connection stays."""
         id: Id | msgspec.UnsetType = msgspec.UNSET
         channel: str | msgspec.UnsetType = msgspec.UNSET
+        channels = ", ".join(self._channels)
         try:
             said = _said(message)
             id = _id(said)
@@ -188,48 +217,63 @@ class Session:
             if not isinstance(action, str):
                 raise Refused("invalid_message", f"action: {_instead(said, 'action', ACTIONS)}")
             if action == "ping":
-                self._answer(Pong(id))
+                self.answer(Pong(id))
                 return
             if action == "authenticate":  # whoever got this far may read, with any key or none
-                self._answer(Authenticated(id))
+                self.answer(Authenticated(id))
                 return
             if action not in ("subscribe", "unsubscribe"):
                 raise Refused("unknown_action", f"action: {_instead(said, 'action', ACTIONS)}")
             named = said.get("channel")
             if not isinstance(named, str):
-                raise Refused("invalid_message", f"channel: {_instead(said, 'channel', CHANNELS)}")
+                raise Refused("invalid_message", f"channel: {_instead(said, 'channel', channels)}")
             if len(named) <= LONGEST_ID:
                 channel = named
-            if named != "bars":
-                raise Refused("unknown_channel", f"channel: {_instead(said, 'channel', CHANNELS)}")
+            if named not in self._channels:
+                raise Refused("unknown_channel", f"channel: {_instead(said, 'channel', channels)}")
             if action == "subscribe":
-                await self._subscribe(parsed(said, SubscribeBars, texts=False), id)
+                await self._channels[named].subscribe(said, id)
+                self.outbox.flush()
             else:
-                self._unsubscribe(parsed(said, UnsubscribeBars, texts=False), id)
+                self._channels[named].unsubscribe(said, id)
         except Refused as refusal:
-            self._answer(Error(refusal.code, str(refusal), channel, id))
+            self.answer(Error(refusal.code, str(refusal), channel, id))
         except UnknownResolution as error:
-            self._answer(Error("unknown_resolution", str(error), channel, id))
+            self.answer(Error("unknown_resolution", str(error), channel, id))
         except BadRequest as error:
-            self._answer(Error("invalid_message", str(error), channel, id))
+            self.answer(Error("invalid_message", str(error), channel, id))
         except UnknownMarket as error:
-            self._answer(Error("unknown_symbol", str(error), channel, id))
+            self.answer(Error("unknown_symbol", str(error), channel, id))
         except Unavailable as error:
-            self._answer(Error("unavailable", str(error), channel, id))
+            self.answer(Error("unavailable", str(error), channel, id))
         except CandledError as error:
-            self._answer(Error("internal", str(error), channel, id))
+            self.answer(Error("internal", str(error), channel, id))
         except Exception:
             log.exception("a message on /ws could not be answered")
-            self._answer(Error("internal", "candled failed at this; its log says why", channel, id))
+            self.answer(Error("internal", "candled failed at this; its log says why", channel, id))
 
-    async def _subscribe(self, asked: SubscribeBars, id: Id | msgspec.UnsetType) -> None:
+
+class BarChannel:
+    """The streams of bars that one connection follows."""
+
+    def __init__(self, session: Session, streams: Streams) -> None:
+        self._session, self._streams = session, streams
+        self._subscriptions: dict[Key, Subscription] = {}
+
+    @property
+    def count(self) -> int:
+        return len(self._subscriptions)
+
+    async def subscribe(self, said: dict[str, Any], id: Id | msgspec.UnsetType) -> None:
+        asked = parsed(said, SubscribeBars, texts=False)
+        session, limits = self._session, self._session.limits
         resolution = parse(asked.resolution)
         market = await self._streams.market(asked.symbol)
         key = market.market_symbol, resolution.name
         before = self._subscriptions.get(key)
-        if before is None and len(self._subscriptions) >= self._limits.subscriptions:
-            raise Refused("too_many_subscriptions", f"a connection may have {self._limits.subscriptions} subscriptions")
-        conflate_ms = max(asked.conflate_ms, self._limits.conflate_ms)
+        if before is None:
+            session.admit()
+        conflate_ms = max(asked.conflate_ms, limits.conflate_ms)
         label = Label(*key, self._streams.epoch)
 
         def greeting(start: Start) -> bytes:
@@ -237,17 +281,17 @@ class Session:
             return worded(Subscribed("bars", *key, label.epoch, start.seq, start.recovered, raised, id))
 
         subscription = Subscription(
-            self._hub,
-            self._socket.outbox,
+            session.hub,
+            session.outbox,
             BARS,
             label,
             greeting=greeting,
-            on_lost=lambda lost: self._socket.nursery.start_soon(self._renew, lost),
+            on_lost=lambda lost: session.nursery.start_soon(self._renew, lost),
             bars=asked.snapshot_bars,
-            since=(since := self._since(asked.resume)),
+            since=(since := known(self._streams, asked.resume)),
             conflate=conflate_ms / 1000,
-            idle=self._limits.heartbeat_seconds,
-            limit=self._limits.pending_frames,
+            idle=limits.heartbeat_seconds,
+            limit=limits.pending_frames,
             replaces=before,
         )
         try:
@@ -261,17 +305,22 @@ class Session:
         if before is not None:
             self._leave(before)
         self._subscriptions[key] = subscription
-        self._socket.outbox.flush()
 
-    def _unsubscribe(self, asked: UnsubscribeBars, id: Id | msgspec.UnsetType) -> None:
+    def unsubscribe(self, said: dict[str, Any], id: Id | msgspec.UnsetType) -> None:
+        asked = parsed(said, UnsubscribeBars, texts=False)
         resolution = parse(asked.resolution).name
         for key in self._subscriptions:
             if key[1] == resolution and key[0].casefold() == asked.symbol.casefold():
                 self._leave(self._subscriptions.pop(key))
-                self._answer(Unsubscribed("bars", *key, id))
+                self._session.answer(Unsubscribed("bars", *key, id))
                 return
         # Silence is what was asked for, and it is there already.
-        self._answer(Unsubscribed("bars", asked.symbol, resolution, id))
+        self._session.answer(Unsubscribed("bars", asked.symbol, resolution, id))
+
+    def close(self) -> None:
+        for subscription in self._subscriptions.values():
+            self._leave(subscription)
+        self._subscriptions.clear()
 
     def _leave(self, subscription: Subscription) -> None:
         subscription.end()
@@ -279,27 +328,29 @@ class Session:
             self._streams.unsubscribe(subscription.topic, subscription)
 
     async def _renew(self, subscription: Subscription) -> None:
-        """Replace what a slow connection could not take."""
-        if subscription.topic is None or subscription.ended:
-            return
-        try:
-            await self._streams.resnapshot(subscription.topic, subscription, bars=subscription.bars)
-        except Exception:
-            log.exception("no new snapshot of %s %s", subscription.label.symbol, subscription.label.resolution)
-            self._socket.close(1011, "internal error")
+        if not await renewed(self._streams, subscription):
+            self._session.end(1011, "internal error")
 
-    def _since(self, resume: Any) -> int | None:
-        """The position to resume from; None where there is none that could be trusted."""
-        try:
-            position = msgspec.convert(resume, Position)
-        except msgspec.ValidationError:
-            return None
-        known = position.epoch == self._streams.epoch and position.seq <= self._streams.committed()
-        return position.seq if known else None
 
-    def _answer(self, answer: Answer) -> None:
-        self._socket.outbox.put(worded(answer))
-        self._socket.outbox.flush()
+async def renewed(streams: Streams, subscription: Subscription) -> bool:
+    """Replace what a slow connection could not take; false where that failed."""
+    if subscription.topic is None or subscription.ended:
+        return True
+    try:
+        await streams.resnapshot(subscription.topic, subscription, bars=subscription.bars)
+    except Exception:
+        log.exception("no new snapshot of %s %s", subscription.label.symbol, subscription.label.resolution)
+        return False
+    return True
+
+
+def known(streams: Streams, resume: Any) -> int | None:
+    """The position to resume from; None where there is none that could be trusted."""
+    try:
+        position = msgspec.convert(resume, Position)
+    except msgspec.ValidationError:
+        return None
+    return position.seq if position.epoch == streams.epoch and position.seq <= streams.committed() else None
 
 
 def _said(message: str | bytes) -> dict[str, Any]:
