@@ -39,6 +39,7 @@ from web.marks import marks
 from web.pictures import pictures
 from web.prices import prices
 from web.quotes import quotes
+from web.reference import reference
 from web.series import combining
 from web.sockets import sockets
 from web.streamed import Streamed
@@ -175,6 +176,7 @@ class App(QuartTrio):
             cards,
             health,
             metrics.metrics,
+            reference,
             sockets,
             admin,
             ui.ui,

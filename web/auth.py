@@ -13,6 +13,9 @@ WANTED: dict[str, Scope | None] = {
     "health.alive": None,
     "health.ready": None,
     "sockets.ws": None,
+    "reference.document": None,
+    "reference.page": None,
+    "reference.style": None,
     "ui.index": None,
     "ui.asset": None,
     "ui.file": None,
@@ -59,10 +62,14 @@ async def identify(services: Services, asked: Request) -> None:
 
 def allow(settings: WebSettings, asked: Request) -> None:
     """Raise unless the request may go on to its endpoint."""
-    default: Scope = "read" if asked.method in LOOKING else "admin"
-    wanted = WANTED.get(asked.endpoint or "", default)
+    wanted = wanted_of(asked.endpoint or "", asked.method)
     if wanted is not None and asked.routing_exception is None:
         _demand(wanted, asked, settings)
+
+
+def wanted_of(endpoint: str, method: str) -> Scope | None:
+    """What a request must be allowed; None: nothing."""
+    return WANTED.get(endpoint, "read" if method in LOOKING else "admin")
 
 
 def may_read(settings: WebSettings, scope: Scope | None) -> bool:

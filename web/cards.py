@@ -1,7 +1,7 @@
 """The registry of cards and of the marketplaces that sell them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
@@ -11,6 +11,7 @@ from actors.decode import UnsupportedMediaType
 from storage import cards as storage
 from storage.errors import BadRequest
 from web.context import JSON, NO_STORE, body, params, reply, request, services
+from web.parameters import said
 
 cards = Blueprint("cards", __name__, url_prefix="/api")
 
@@ -21,8 +22,24 @@ MOST_LISTED = 500
 
 
 class ListQuery(Struct, frozen=True):
-    limit: int = LISTED
-    after: str = ""
+    limit: Annotated[int, said(f"At most so many; never more than {MOST_LISTED}.", minimum=1)] = LISTED
+    after: Annotated[str, said("`next` of the page before.")] = ""
+
+
+class Marketplace(Struct, frozen=True):
+    """One that sells cards; null is not known."""
+
+    id: str
+    name: str | None
+    url: str | None
+    currency: str | None
+
+
+class Marketplaces(Struct, frozen=True):
+    """Some of them; `next` continues the list as `after`."""
+
+    items: list[Marketplace]
+    next: str | None
 
 
 class Put(Struct, frozen=True):
@@ -55,7 +72,8 @@ async def marketplaces() -> Response:
         raise BadRequest(f"limit: expected 1 to {MOST_LISTED}, got {asked.limit}")
     limit = min(asked.limit, MOST_LISTED)
     found = await services().registry.ask(storage.marketplaces, asked.after, limit + 1)
-    return _told({"items": found[:limit], "next": found[limit - 1]["id"] if len(found) > limit else None})
+    items = [Marketplace(**one) for one in found[:limit]]
+    return _told(Marketplaces(items, items[-1].id if len(found) > limit else None))
 
 
 async def _objects() -> list[dict[str, Any]]:

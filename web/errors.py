@@ -3,6 +3,7 @@
 import logging
 
 import trio
+from msgspec import UNSET, Struct, UnsetType
 from quart import Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge, RequestTimeout
 
@@ -53,6 +54,19 @@ STATUS: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 
+class Failure(Struct, frozen=True):
+    """An error; `request_id` is how candled's log calls the request."""
+
+    error: str
+    request_id: str | UnsetType = UNSET
+
+
+class UdfFailure(Struct, frozen=True, tag_field="s", tag="error"):
+    """An error in the shape of this API."""
+
+    errmsg: str
+
+
 async def answered(error: Exception) -> Response:
     """The answer to a request that raised this."""
     asked = request()
@@ -66,16 +80,13 @@ async def answered(error: Exception) -> Response:
     if asked.path.startswith(lightweight.PREFIX):
         return reply(lightweight.told(error, status, message), status, headers)
     if not asked.path.startswith(UDF):
-        told: dict[str, str] = {"error": message}
-        if status == INTERNAL:
-            told["request_id"] = asked.number
-        return reply(told, status, headers)
+        return reply(Failure(message, asked.number if status == INTERNAL else UNSET), status, headers)
     if asked.path == UDF + "config":
         # A JSON object would be taken for the configuration, and the chart would never start.
         return reply(message.encode(), status, headers, kind="text/plain; charset=utf-8")
     if isinstance(error, UnknownMarket) and asked.path == UDF + "symbols":
         message = "unknown_symbol"
-    return reply({"s": "error", "errmsg": message}, status, headers)
+    return reply(UdfFailure(message), status, headers)
 
 
 def status_of(error: BaseException) -> int:

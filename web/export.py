@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
-from msgspec import Meta, Struct
+from msgspec import Struct
 from quart import Blueprint, Response, current_app
 
 from actors.export import FIRST, Exporter, Stretch, bar_schema, moment, resolution_named
@@ -17,6 +17,7 @@ from storage.calendar import MICROS
 from storage.errors import BadRequest, Unavailable
 from storage.formats import FORMATS, KINDS, Format, encoder
 from web.context import NO_STORE, Services, engine, params, request
+from web.parameters import AnyResolution, FileFrom, FileTo, Symbol, said
 from web.streamed import Streamed
 from web.udf import blamed
 
@@ -46,19 +47,22 @@ class Exports:
         self.count -= 1
 
 
+FileFormat = Annotated[str, said("The form of the file.", enum=list(FORMATS))]
+
+
 class BarsQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    resolution: str
-    start: str = msgspec.field(name="from", default="")
-    end: str = msgspec.field(name="to", default="")
-    format: str = "csv"
+    symbol: Symbol
+    resolution: AnyResolution
+    start: FileFrom = msgspec.field(name="from", default="")
+    end: FileTo = msgspec.field(name="to", default="")
+    format: FileFormat = "csv"
 
 
 class EventsQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    start: str = msgspec.field(name="from", default="")
-    end: str = msgspec.field(name="to", default="")
-    format: str = "csv"
+    symbol: Symbol
+    start: FileFrom = msgspec.field(name="from", default="")
+    end: FileTo = msgspec.field(name="to", default="")
+    format: FileFormat = "csv"
 
 
 @export.get("/bars")

@@ -14,6 +14,7 @@ from storage.errors import BadRequest
 from storage.spans import Spans
 from web.context import NO_STORE, engine, params, reply, services
 from web.instants import MILLI, micros
+from web.parameters import AnyResolution, From, To
 from web.udf import blamed
 
 gaps = Blueprint("gaps", __name__, url_prefix="/api/markets")
@@ -25,10 +26,10 @@ EVER = 253_402_300_800_000_000  # the year 10000, µs
 
 
 class Query(Struct, frozen=True):
-    resolution: str = "1m"
-    start: str = msgspec.field(name="from", default="")
-    end: str = msgspec.field(name="to", default="")
-    limit: Annotated[int, Meta(ge=1)] = LISTED
+    resolution: AnyResolution = "1m"
+    start: From = msgspec.field(name="from", default="")
+    end: To = msgspec.field(name="to", default="")
+    limit: Annotated[int, Meta(ge=1, description=f"The newest so many; never more than {MOST_LISTED}.")] = LISTED
 
 
 class GapTold(Struct, frozen=True):

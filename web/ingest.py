@@ -1,6 +1,7 @@
 """Events, finished bars and prices of cards posted to us."""
 
 from hashlib import sha256
+from typing import Annotated
 
 from msgspec import Struct
 from quart import Blueprint, Response
@@ -10,6 +11,7 @@ from storage.errors import BadRequest
 from storage.records import Kind
 from web.auth import demand
 from web.context import NO_STORE, body, params, reply, request, services
+from web.parameters import said
 
 ingest = Blueprint("ingest", __name__, url_prefix="/api/ingest")
 
@@ -18,7 +20,10 @@ CREATED: dict[str, Kind] = {"perp": "perp", "spot": "spot"}
 
 
 class IngestQuery(Struct, frozen=True):
-    create: str | None = None
+    create: Annotated[
+        str | None,
+        said("Register markets that nobody knows as one of these; needs an admin key.", enum=list(CREATED)),
+    ] = None
 
 
 @ingest.post("/events")

@@ -5,7 +5,7 @@ may save for any of them, and read what is saved for any that they know or guess
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -15,19 +15,21 @@ from storage import layouts as kept
 from storage.errors import BadRequest, TooLarge
 from storage.layouts import Limits, Owner
 from web.context import JSON, NO_STORE, body, params, reply, request, services
+from web.parameters import said
 from web.shapes import parsed
 
 layouts = Blueprint("layouts", __name__, url_prefix="/api/charts_storage/1.1")
 
 T = TypeVar("T", bound=Struct)
+D = TypeVar("D")
 PREFIX = "/api/charts_storage/"
 LARGEST = 4 << 20  # characters of one content
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Whose(Struct, frozen=True, kw_only=True):
-    client: Name
-    user: Name
+    client: Annotated[Name, Meta(description="Which page or site.", examples=["example.org"])]
+    user: Annotated[Name, Meta(description="Which of its users.", examples=["ann"])]
 
     @property
     def owner(self) -> Owner:
@@ -36,21 +38,21 @@ class Whose(Struct, frozen=True, kw_only=True):
 
 
 class ChartQuery(Whose, frozen=True, kw_only=True):
-    chart: Annotated[int, Meta(ge=0)] | None = None
+    chart: Annotated[int, Meta(ge=0, description="Which layout.")] | None = None
 
 
 class StudyQuery(Whose, frozen=True, kw_only=True):
-    template: str = ""
+    template: Annotated[str, said("The name of a template.")] = ""
 
 
 class ToolQuery(Whose, frozen=True, kw_only=True):
-    tool: Name
-    name: str = ""
+    tool: Annotated[Name, Meta(description="Which drawing tool.", examples=["LineToolTrendLine"])]
+    name: Annotated[str, said("The name of a template.")] = ""
 
 
 class DrawingsQuery(Whose, frozen=True, kw_only=True):
-    layout: Annotated[str, Meta(max_length=200)] = ""
-    chart: Name
+    layout: Annotated[str, Meta(max_length=200, description="Which layout.")] = ""
+    chart: Annotated[Name, Meta(description="Which chart of it.", examples=["1"])]
 
 
 class Chart(Struct, frozen=True):
@@ -73,16 +75,84 @@ class Drawings(Struct, frozen=True):
     state: Any
 
 
+class Ok(Struct, frozen=True):
+    """Done."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Told(Struct, Generic[D], frozen=True, kw_only=True):
+    """What was asked for."""
+
+    status: Literal["ok"] = "ok"
+    data: D
+
+
+class Number(Struct, frozen=True, kw_only=True):
+    """The number of a layout that was saved."""
+
+    status: Literal["ok"] = "ok"
+    id: int
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """An error in the shape of this API."""
+
+    status: Literal["error"] = "error"
+    message: str
+
+
+class ListedChart(Struct, frozen=True, kw_only=True):
+    """A layout of a list."""
+
+    timestamp: int  # seconds
+    id: int
+    name: str
+    symbol: str
+    resolution: str
+
+
+class WholeChart(Struct, frozen=True, kw_only=True):
+    """A layout."""
+
+    id: int
+    name: str
+    timestamp: int  # seconds
+    content: str
+
+
+class Named(Struct, frozen=True):
+    """A template of a list."""
+
+    name: str
+
+
+class Template(Struct, frozen=True):
+    """A template."""
+
+    name: str
+    content: str
+
+
+class Drawn(Struct, frozen=True):
+    """What was drawn: an object with `sources` and `groups`."""
+
+    state: Any
+
+
 @layouts.get("/charts")
 async def charts() -> Response:
     """The list of layouts, or one of them."""
     asked = params(ChartQuery)
     if asked.chart is None:
         found = await _ask(kept.listed, asked.owner, "chart")
-        fields = ("id", "name", "symbol", "resolution")
-        return _told([{"timestamp": one.changed, **{name: getattr(one, name) for name in fields}} for one in found])
+        listed = [
+            ListedChart(timestamp=c.changed, id=c.id, name=c.name, symbol=c.symbol, resolution=c.resolution)
+            for c in found
+        ]
+        return _told(listed)
     one = await _ask(kept.numbered, asked.owner, asked.chart)
-    return _told({"id": one.id, "name": one.name, "timestamp": one.changed, "content": one.content})
+    return _told(WholeChart(id=one.id, name=one.name, timestamp=one.changed, content=one.content))
 
 
 @layouts.post("/charts")
@@ -91,7 +161,7 @@ async def save_chart() -> Response:
     asked, said = params(ChartQuery), await _said(Chart)
     chart = kept.Chart(said.name, said.symbol, said.resolution, _short(said.content))
     number = await _ask(kept.save, asked.owner, asked.chart, chart, _limits())
-    return reply({"status": "ok", "id": number}, headers={"Cache-Control": NO_STORE})
+    return reply(Number(id=number), headers={"Cache-Control": NO_STORE})
 
 
 @layouts.delete("/charts")
@@ -108,9 +178,9 @@ async def studies() -> Response:
     """The names of indicator templates, or one of them."""
     asked = params(StudyQuery)
     if not asked.template:
-        return _told([{"name": one.name} for one in await _ask(kept.listed, asked.owner, "study")])
+        return _told([Named(one.name) for one in await _ask(kept.listed, asked.owner, "study")])
     one = await _ask(kept.named, asked.owner, "study", "", asked.template)
-    return _told({"name": one.name, "content": one.content})
+    return _told(Template(one.name, one.content))
 
 
 @layouts.post("/study_templates")
@@ -135,7 +205,7 @@ async def tools() -> Response:
     if not asked.name:
         return _told([one.name for one in await _ask(kept.listed, asked.owner, "tool", asked.tool)])
     one = await _ask(kept.named, asked.owner, "tool", asked.tool, asked.name)
-    return _told({"name": one.name, "content": one.content})
+    return _told(Template(one.name, one.content))
 
 
 @layouts.post("/drawing_templates")
@@ -160,8 +230,8 @@ async def drawings() -> Response:
     try:
         one = await _ask(kept.named, asked.owner, "drawings", asked.layout, asked.chart)
     except kept.UnknownLayout:  # nothing was drawn yet
-        return _told({"state": {"sources": {}, "groups": {}}})
-    return _told({"state": msgspec.Raw(one.content.encode())})
+        return _told(Drawn({"sources": {}, "groups": {}}))
+    return _told(Drawn(msgspec.Raw(one.content.encode())))
 
 
 @layouts.post("/drawings")
@@ -173,9 +243,9 @@ async def save_drawings() -> Response:
     return _told(await _ask(kept.put, asked.owner, "drawings", asked.layout, asked.chart, made, _limits()))
 
 
-def told(message: str) -> dict[str, str]:
+def told(message: str) -> Failure:
     """An error in the shape of this API."""
-    return {"status": "error", "message": message}
+    return Failure(message=message)
 
 
 def merged(old: str | None, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,5 +312,4 @@ async def _ask(work: Any, *arguments: Any) -> Any:
 
 
 def _told(data: Any) -> Response:
-    answer = {"status": "ok"} if data is None else {"status": "ok", "data": data}
-    return reply(answer, headers={"Cache-Control": NO_STORE})
+    return reply(Ok() if data is None else Told(data=data), headers={"Cache-Control": NO_STORE})

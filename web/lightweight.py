@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,9 +26,11 @@ from web.context import NO_STORE, day, engine, number, params, reply, unchanged
 from web.export import exports
 from web.kept import headers_of, kept
 from web.listing import Now
+from web.parameters import Symbol, said
 from web.prices import change, market_cap
 from web.udf import FIRST, blamed
 
+R = TypeVar("R")
 lightweight = Blueprint("lightweight", __name__, url_prefix="/api/lightweight")
 
 PREFIX = "/api/lightweight/"
@@ -53,22 +55,37 @@ class OutOfRange(CandledError):
 
 
 class BarsQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    timeframe: str
-    start: str = field(name="from", default="")
-    end: str = field(name="to", default="")
-    limit: Annotated[int, Meta(ge=1)] = MOST_BARS
-    time_format: str = "iso"
-    fill: str = "none"
-    fields: str = ""
+    symbol: Symbol
+    timeframe: Annotated[
+        str, said("`1s 1m 5m 15m 30m 1h 4h 1d 1w 1M` or another multiple; `1m` is a minute, `1M` a month.", "1m")
+    ]
+    start: Annotated[
+        str,
+        said(
+            "A date (UTC), an ISO 8601 instant (UTC where it names no zone), seconds since 1970, or milliseconds of 13"
+            f" digits; inclusive. Unless given: {PERIODS} periods before `to`."
+        ),
+    ] = field(name="from", default="")
+    end: Annotated[str, said("As `from`, exclusive. Unless given: up to now, open bar included.")] = field(
+        name="to", default=""
+    )
+    limit: Annotated[int, Meta(ge=1, description=f"The newest so many; never more than {MOST_BARS}.")] = MOST_BARS
+    time_format: Annotated[
+        str, said("Of `time` in each row: text, or seconds as the library takes them.", enum=list(FORMATS))
+    ] = "iso"
+    fill: Annotated[
+        str,
+        said("Periods without trades: absent, flat at the last close, or rows of nothing but time.", enum=list(FILLS)),
+    ] = "none"
+    fields: Annotated[str, said("Further measures in each row, between commas, or `all`.", "trades_count,vwap")] = ""
 
 
 class MarketsQuery(Struct, frozen=True):
-    tier: str = ""
-    search: str = ""
+    tier: listing.Tier = ""
+    search: listing.Search = ""
     sort: Order | None = None
-    limit: Annotated[int, Meta(ge=1)] = LISTED
-    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    limit: Annotated[int, Meta(ge=1, description=f"At most so many; never more than {MOST_LISTED}.")] = LISTED
+    offset: Annotated[int, Meta(ge=0, le=1_000_000, description="Behind so many.")] = 0
 
 
 class About(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -94,6 +111,44 @@ class Listed(Struct, frozen=True, kw_only=True):
     volume_24h: float | None
     market_cap: float | None
     tier: str
+
+
+class Rows(Struct, Generic[R], frozen=True, kw_only=True):
+    """Bars, ascending."""
+
+    success: Literal[True] = True
+    data: list[R]
+    meta: About
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """Which markets an answer has of those that there are."""
+
+    count: int
+    offset: int
+    more: bool
+
+
+class Markets(Struct, frozen=True, kw_only=True):
+    """Some markets, and what they trade at."""
+
+    success: Literal[True] = True
+    data: list[Listed]
+    meta: Page
+
+
+class Reason(Struct, frozen=True):
+    """Why there is no answer."""
+
+    code: str
+    message: str
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """An error in the shape of this API."""
+
+    success: Literal[False] = False
+    error: Reason
 
 
 @lightweight.get("/ohlcv")
@@ -139,7 +194,7 @@ async def ohlcv() -> Response:
         next_to=time[0] if truncated else None,
     )
     rows = _rows(time, columns, query.time_format)
-    body = msgspec.json.encode({"success": True, "data": rows, "meta": about})
+    body = msgspec.json.encode(Rows(data=rows, meta=about))
     response = reply(body, headers=headers)
     if not names and query.end:
         kept().keep(market, response, body, window)
@@ -156,13 +211,13 @@ async def markets() -> Response:
     page = found[:limit]
     worth = await listing.priced(page)
     data = [_listed(market, worth.get(market.slot), today) for market in page]
-    meta = {"count": len(page), "offset": query.offset, "more": len(found) > limit}
-    return reply({"success": True, "data": data, "meta": meta}, headers={"Cache-Control": NO_STORE})
+    meta = Page(count=len(page), offset=query.offset, more=len(found) > limit)
+    return reply(Markets(data=data, meta=meta), headers={"Cache-Control": NO_STORE})
 
 
-def told(error: BaseException, status: int, message: str) -> dict[str, Any]:
+def told(error: BaseException, status: int, message: str) -> Failure:
     """An error in the shape of this API."""
-    return {"success": False, "error": {"code": _code(error, status), "message": message}}
+    return Failure(error=Reason(_code(error, status), message))
 
 
 def _code(error: BaseException, status: int) -> str:

@@ -1,7 +1,7 @@
 """Lists of markets: which of them in which order, and what each is worth now."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from actors.ticker import Brief, Ticker
 from actors.traded import Day
@@ -10,10 +10,15 @@ from storage.ordering import Order, Wanted
 from storage.records import Market, shown
 from storage.tiers import TIERS
 from web.context import engine, services
+from web.parameters import said
 from web.prices import change, market_cap
 
 MOST_FOUND = 1_000  # markets that a search is ordered and paged among
 SPARKS = {"1h": (60, 60), "24h": (48, 1800)}  # (closes, seconds of each)
+
+
+Tier = Annotated[str, said("Only of this tier.", enum=["", *TIERS])]
+Search = Annotated[str, said("What somebody typed; then the best match is first, unless `sort` says otherwise.")]
 
 
 class Spark(NamedTuple):

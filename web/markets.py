@@ -1,9 +1,9 @@
 """The registry of markets: list, look up, register, change, deactivate."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 from quart import Blueprint, Response
 from werkzeug.routing import BaseConverter
 
@@ -14,7 +14,9 @@ from storage.records import Kind, shown
 from web import listing
 from web.context import JSON, NO_STORE, body, day, engine, params, reply, request, services
 from web.listing import LIVE, Spark
+from web.parameters import said
 
+R = TypeVar("R")
 markets = Blueprint("markets", __name__, url_prefix="/api/markets")
 
 LISTED = 100  # markets on a page that does not say how many
@@ -29,16 +31,32 @@ class Symbol(BaseConverter):
 
 
 class ListQuery(Struct, frozen=True):
-    query: str = ""
+    query: Annotated[str, said("Words that symbol, name or description have; nothing: all markets.")] = ""
     kind: Kind | None = None
-    tier: str = ""
-    category: str = ""
-    search: str = ""
+    tier: listing.Tier = ""
+    category: Annotated[str, said("Only of this category, in any case.")] = ""
+    search: listing.Search = ""
     sort: Order | None = None
-    spark: str = ""
-    limit: int = LISTED
-    after: str = ""
-    offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    spark: Annotated[str, said("Closes of so long beside each market.", enum=["", *listing.SPARKS])] = ""
+    limit: Annotated[int, said(f"At most so many; never more than {MOST_LISTED}.", minimum=1)] = LISTED
+    after: Annotated[str, said("`next` of the page before.")] = ""
+    offset: Annotated[int, Meta(ge=0, le=1_000_000, description="Behind so many, with `sort` or `search`.")] = 0
+
+
+class Sparks(Struct, frozen=True):
+    """When the closes of sparklines are of."""
+
+    start: int  # ms, of the first span
+    seconds: int  # of each
+
+
+class Page(Struct, Generic[R], frozen=True, kw_only=True):
+    """Some markets; `next` continues the list as `after`."""
+
+    markets: list[R]
+    next: str | None
+    more: bool
+    spark: Sparks | UnsetType = UNSET
 
 
 @markets.get("")
@@ -60,15 +78,15 @@ async def listed() -> Response:
     page = found[:limit]
     worth = await listing.priced(page, spark)
     rows = [listing.row(market, worth.get(market.slot), today) for market in page]
-    answer: dict[str, object] = {
-        "markets": rows,
-        "next": page[-1].market_symbol if len(found) > limit and not ordered else None,
-        "more": len(found) > limit,
-    }
     if spark is not None:
         for market, row in zip(page, rows, strict=True):
             row["spark"] = worth[market.slot].spark if market.slot in worth else [None] * spark.spans
-        answer["spark"] = {"start": spark.start * 1000, "seconds": spark.seconds}
+    answer = Page(
+        markets=rows,
+        next=page[-1].market_symbol if len(found) > limit and not ordered else None,
+        more=len(found) > limit,
+        spark=UNSET if spark is None else Sparks(spark.start * 1000, spark.seconds),
+    )
     return _told(answer)
 
 

@@ -11,13 +11,14 @@ from werkzeug.exceptions import NotFound
 
 from actors.decode import UnsupportedMediaType
 from actors.marks import Mark
+from storage import calendar
 from storage import marks as own
-from storage.calendar import Resolution, parse
 from storage.errors import BadRequest
 from storage.marks import PLACES, Border
 from storage.records import Market
 from web.context import JSON, NO_STORE, body, engine, params, reply, request, services
 from web.instants import micros, millis
+from web.parameters import ChartFrom, Resolution, Symbol, said
 from web.shapes import parsed, shown
 from web.udf import FIRST, LAST, blamed, instant
 
@@ -34,10 +35,12 @@ SIZE = 14  # pixels
 
 
 class Query(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    resolution: str
-    start: str = msgspec.field(name="from")
-    end: str = msgspec.field(name="to")
+    symbol: Symbol
+    resolution: Resolution
+    start: ChartFrom = msgspec.field(name="from")
+    end: Annotated[str, said("Seconds since 1970, inclusive; as `from`.", "4102444800", type="number")] = msgspec.field(
+        name="to"
+    )
 
 
 class OnBar(Struct, frozen=True, rename={"label_color": "labelFontColor", "size": "minSize"}):
@@ -83,9 +86,16 @@ class Told(Struct, frozen=True):
     on: own.Place
 
 
+class Listed(Struct, frozen=True):
+    """Marks that somebody made, the newest first; `next` continues the list as `after`."""
+
+    marks: list[Told]
+    next: int | None
+
+
 class ListQuery(Struct, frozen=True):
-    limit: Annotated[int, Meta(ge=1)] = LISTED
-    after: Annotated[int, Meta(ge=1)] | None = None
+    limit: Annotated[int, Meta(ge=1, description=f"At most so many; never more than {MOST_LISTED}.")] = LISTED
+    after: Annotated[int, Meta(ge=1, description="`next` of the page before.")] | None = None
 
 
 @marks.get(f"{UDF}/marks")
@@ -130,7 +140,7 @@ async def listed(symbol: str) -> Response:
     before = 2**62 if asked.after is None else min(asked.after, 2**62)
     found = await services().marker.page(market, before, limit + 1)
     more = found[limit - 1].id if len(found) > limit else None
-    return _answer({"marks": [_told(mark) for mark in found[:limit]], "next": more})
+    return _answer(Listed([_told(mark) for mark in found[:limit]], more))
 
 
 @marks.delete(f"{OWN}/<int:which>")
@@ -142,10 +152,10 @@ async def delete(symbol: str, which: int) -> Response:
     return _answer(b"", 204)
 
 
-async def _asked() -> tuple[Market, Resolution, int, int, int]:
+async def _asked() -> tuple[Market, calendar.Resolution, int, int, int]:
     query = params(Query)
     with blamed("resolution"):
-        resolution = parse(query.resolution)
+        resolution = calendar.parse(query.resolution)
     start, end = instant("from", query.start), instant("to", query.end)
     with blamed("symbol"):
         market = await engine().market(query.symbol)

@@ -16,6 +16,7 @@ from storage.calendar import Resolution
 from storage.errors import BadRequest
 from web import picture
 from web.context import apart, engine, params, reply, unchanged
+from web.parameters import AnyResolution, Indicators, said
 from web.picture import Drawing, Form, Line, Theme
 from web.prices import change
 from web.series import EVER, kept
@@ -31,13 +32,15 @@ SECONDS = {"1h": 3600, "6h": 21600, "1d": 86400, "7d": 604800, "30d": 2592000, "
 
 
 class Query(Struct, frozen=True):
-    resolution: str = ""
-    span: str = msgspec.field(name="range", default="")
-    bars: Annotated[int, Meta(ge=1, le=MOST_BARS)] | None = None
-    width: Annotated[int, Meta(ge=200, le=2000)] = 800
-    height: Annotated[int, Meta(ge=150, le=1500)] = 418
+    resolution: AnyResolution = ""
+    span: Annotated[
+        str, said("How much is shown; it chooses the resolution where none is given.", enum=["", *RANGES])
+    ] = msgspec.field(name="range", default="")
+    bars: Annotated[int, Meta(ge=1, le=MOST_BARS, description="The newest so many; 120 unless given.")] | None = None
+    width: Annotated[int, Meta(ge=200, le=2000, description="Pixels.")] = 800
+    height: Annotated[int, Meta(ge=150, le=1500, description="Pixels.")] = 418
     theme: Theme = "light"
-    indicators: str = ""
+    indicators: Indicators = ""
 
 
 @pictures.get("/<symbol:symbol>.<any(svg, png):form>")

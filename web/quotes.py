@@ -1,6 +1,7 @@
 """TradingView UDF: quotes of many markets, as watch lists poll them."""
 
 from decimal import Decimal
+from typing import Annotated
 
 import trio
 from msgspec import UNSET, Struct, UnsetType
@@ -12,6 +13,7 @@ from storage.errors import BadRequest, Unavailable
 from storage.measures import wire
 from storage.records import Market
 from web.context import NO_STORE, engine, params, reply, services
+from web.parameters import said
 from web.symbols import described
 
 quotes = Blueprint("quotes", __name__, url_prefix="/api/tradingview")
@@ -50,7 +52,7 @@ class Quotes(Struct, frozen=True, tag_field="s", tag="ok"):
 
 
 class QuotesQuery(Struct, frozen=True):
-    symbols: str
+    symbols: Annotated[str, said(f"Names of markets between commas, at most {MOST}.", "GOLD,BTC")]
 
 
 @quotes.get("/quotes")

@@ -16,6 +16,7 @@ from storage.errors import BadRequest
 from storage.events import Array
 from web.context import NO_STORE, REVALIDATE, apart, engine, params, reply, unchanged
 from web.instants import micros
+from web.parameters import AnyResolution, From, Indicators, Symbol, To, as_in
 from web.udf import blamed
 
 combining = Blueprint("series", __name__, url_prefix="/api")
@@ -27,20 +28,23 @@ MICROS = 1_000_000
 
 
 class Query(Struct, frozen=True):
-    expr: Annotated[str, Meta(min_length=1)]
-    resolution: str = "60"
-    start: str = msgspec.field(name="from", default="")
-    end: str = msgspec.field(name="to", default="")
-    limit: Annotated[int, Meta(ge=1)] = LISTED
-    indicators: str = ""
+    expr: Annotated[
+        str,
+        as_in("A market, or two operands with + - * or / between, one of which may be a number.", "GOLD", "GOLD/BTC"),
+    ]
+    resolution: AnyResolution = "60"
+    start: From = msgspec.field(name="from", default="")
+    end: To = msgspec.field(name="to", default="")
+    limit: Annotated[int, Meta(ge=1, description=f"The newest so many bars; never more than {MOST_LISTED}.")] = LISTED
+    indicators: Indicators = ""
 
 
 class ProfileQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    resolution: str = "60"
-    start: str = msgspec.field(name="from", default="")
-    end: str = msgspec.field(name="to", default="")
-    bins: Annotated[int, Meta(ge=1, le=profile.MOST_BINS)] = profile.BINS
+    symbol: Symbol
+    resolution: AnyResolution = "60"
+    start: From = msgspec.field(name="from", default="")
+    end: To = msgspec.field(name="to", default="")
+    bins: Annotated[int, Meta(ge=1, le=profile.MOST_BINS, description="Equally high spans of price.")] = profile.BINS
 
 
 class Line(Struct, frozen=True):

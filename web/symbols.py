@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 from quart import Blueprint, Response
 
 from storage.errors import BadRequest, CandledError
 from storage.names import folded
 from storage.records import EXCHANGES, TYPES, Kind, Market
 from web.context import REVALIDATE, day, engine, number, params, reply, services
+from web.parameters import Symbol, as_in, said
 
 symbols = Blueprint("symbols", __name__, url_prefix="/api/tradingview")
 
@@ -65,19 +66,43 @@ class UnknownGroup(CandledError):
     """An exchange that there is not."""
 
 
+class Group(Struct, frozen=True, kw_only=True):
+    """All markets of an exchange as a table; what is the same for all of them is said once."""
+
+    symbol: list[str]
+    ticker: list[str]
+    description: list[str]
+    exchange_listed: str = field(name="exchange-listed")
+    exchange_traded: str = field(name="exchange-traded")
+    exchange_listed_name: str
+    minmovement: list[int]
+    pricescale: list[int]
+    type: str
+    session_regular: list[str] = field(name="session-regular")
+    timezone: list[str]
+    has_intraday: bool = field(name="has-intraday", default=True)
+    intraday_multipliers: tuple[str, ...] = field(name="intraday-multipliers", default=MINUTES)
+    has_daily: bool = field(name="has-daily", default=True)
+    has_weekly_and_monthly: bool = field(name="has-weekly-and-monthly", default=True)
+    supported_resolutions: tuple[str, ...] = field(name="supported-resolutions", default=RESOLUTIONS)
+    volume_precision: int = field(name="volume-precision", default=8)
+
+
 class SymbolQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
+    symbol: Symbol
 
 
 class GroupQuery(Struct, frozen=True):
-    group: Annotated[str, Meta(min_length=1)]
+    group: Annotated[str, as_in(f"An exchange: {', '.join(EXCHANGES.values())}.", "SPOT")]
 
 
 class SearchQuery(Struct, frozen=True):
-    query: str = ""
-    type: str = ""
-    exchange: str = ""
-    limit: str = ""
+    query: Annotated[str, said("What somebody typed. Nothing: the busiest markets.", "GO")] = ""
+    type: Annotated[str, said(f"Only of this type: {', '.join(dict.fromkeys(TYPES.values()))}.")] = ""
+    exchange: Annotated[str, said(f"Only of this exchange: {', '.join(EXCHANGES.values())}.")] = ""
+    limit: Annotated[
+        str, said(f"At most so many, {FOUND} unless given and never more than {MOST_FOUND}.", type="integer")
+    ] = ""
 
 
 @symbols.get("/symbols")
@@ -108,25 +133,19 @@ async def group() -> Response:
     found = await services().registry.search("", kind=kind, limit=MOST_GROUPED + 1)
     if len(found) > MOST_GROUPED:
         raise BadRequest(f"group: {wanted!r} has more than {MOST_GROUPED} markets, too many for a table; use search")
-    table = {
-        "symbol": [market.market_symbol for market in found],
-        "ticker": [market.market_symbol for market in found],
-        "description": [described(market) for market in found],
-        "exchange-listed": EXCHANGES[kind],
-        "exchange-traded": EXCHANGES[kind],
-        "exchange_listed_name": EXCHANGES[kind],
-        "minmovement": [market.minmov for market in found],
-        "pricescale": [market.pricescale for market in found],
-        "type": TYPES[kind],
-        "session-regular": [market.session for market in found],
-        "timezone": [market.timezone for market in found],
-        "has-intraday": True,
-        "intraday-multipliers": MINUTES,
-        "has-daily": True,
-        "has-weekly-and-monthly": True,
-        "supported-resolutions": RESOLUTIONS,
-        "volume-precision": 8,
-    }
+    table = Group(
+        symbol=[market.market_symbol for market in found],
+        ticker=[market.market_symbol for market in found],
+        description=[described(market) for market in found],
+        exchange_listed=EXCHANGES[kind],
+        exchange_traded=EXCHANGES[kind],
+        exchange_listed_name=EXCHANGES[kind],
+        minmovement=[market.minmov for market in found],
+        pricescale=[market.pricescale for market in found],
+        type=TYPES[kind],
+        session_regular=[market.session for market in found],
+        timezone=[market.timezone for market in found],
+    )
     return reply(table, headers={"Cache-Control": REVALIDATE})
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 from quart import Blueprint, Response
 
 from actors.reading import MOST
@@ -16,6 +16,7 @@ from storage.errors import BadRequest, UnknownMarket
 from storage.records import EXCHANGES, TYPES, Kind
 from web.context import NO_STORE, REVALIDATE, engine, number, params, reply, unchanged
 from web.kept import headers_of, kept
+from web.parameters import ChartFrom, ChartTo, Resolution, Symbol, said
 from web.symbols import RESOLUTIONS
 
 udf = Blueprint("udf", __name__, url_prefix="/api/tradingview")
@@ -82,11 +83,18 @@ class NoData(Struct, frozen=True, omit_defaults=True, tag_field="s", tag="no_dat
 
 
 class HistoryQuery(Struct, frozen=True):
-    symbol: Annotated[str, Meta(min_length=1)]
-    resolution: str
-    start: str = field(name="from")
-    end: str = field(name="to")
-    countback: str = ""
+    symbol: Symbol
+    resolution: Resolution
+    start: ChartFrom = field(name="from")
+    end: ChartTo = field(name="to")
+    countback: Annotated[
+        str,
+        said(
+            f"So many newest bars before `to`, whatever `from` is; never more than {MOST}. Zero or less: as without.",
+            "300",
+            type="integer",
+        ),
+    ] = ""
 
 
 CONFIGURATION = msgspec.json.encode(Configuration())
