@@ -26,9 +26,10 @@ setup: $(INSTALLED) $(PAGE) ## what everything else needs: .venv and the page
 run: setup ## sample markets on http://localhost:8000 (another port: PORT=8001)
 	$(BIN)/candled demo --port $(PORT)
 
+test: export PYTHONDONTWRITEBYTECODE = # or each of many processes compiles everything again
 test: setup ## every test of the page and of the daemon (some of these: ARGS="-k journal")
 	scripts/npm run --silent test
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: setup ## style and types, of the daemon and of the page
 	$(BIN)/ruff check .

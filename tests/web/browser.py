@@ -132,11 +132,11 @@ class Chromium:
             yield tab
         finally:
             await tab.do(closed)
-        assert tab.complaints == []
+        assert tab.complaints == [], tab.complaints
 
 
 def launched() -> Iterator[Chromium]:
-    """A fixture: one for all tests of a module; each has its own context in it."""
+    """A fixture: one for all tests of a process; each has its own context in it."""
     assert (ROOT / "web" / "static" / "index.html").is_file(), "the page is not built: make setup"
     with ThreadPoolExecutor(1) as thread:
         driver = thread.submit(lambda: sync_playwright().start()).result()

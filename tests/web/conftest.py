@@ -14,12 +14,15 @@ from quart.testing.utils import sentinel
 from daemon.stack import Stack, StackSettings, opened
 from storage import keys
 from tests.stacks import with_tables
+from tests.web.browser import launched
 from web.app import App, create_app
 from web.context import Rates, Services, WebSettings
 
 NOW = 1_767_603_600  # 2026-01-05 09:00 UTC, a Monday
 LOCAL = ("127.0.0.1", 50_000)
 STRANGER = ("203.0.113.7", 50_000)
+
+chromium = pytest.fixture(scope="session")(launched)
 
 
 class Clock:

@@ -9,7 +9,7 @@ from playwright.sync_api import Page
 
 from tests.daemons import ROOT, running
 from tests.test_end_to_end import Event, a_key, markets, talking
-from tests.web.browser import MARKS, Chromium, launched
+from tests.web.browser import MARKS, Chromium
 
 BUILDS = ROOT / "web" / "ui" / "node_modules" / "lightweight-charts" / "dist"
 TIMEFRAMES = ("1s", "1m", "5m", "15m", "30m", "1h", "4h", "1d", "1w", "1M")
@@ -18,7 +18,6 @@ pytestmark = [
     *MARKS,
     pytest.mark.skipif(not BUILDS.is_dir(), reason=f"no lightweight-charts in {BUILDS}: make setup"),
 ]
-chromium = pytest.fixture(scope="module")(launched)
 
 # The recipe of docs/lightweight.md, and what the chart has then.
 RECIPE = """async ([query, times]) => {

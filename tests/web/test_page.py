@@ -14,13 +14,12 @@ from playwright.sync_api import Page
 from tests import daemons
 from tests.daemons import BIN, environment, free_port, running
 from tests.test_end_to_end import a_key, markets, talking
-from tests.web.browser import MARKS, Chromium, history, launched, minutes, now
+from tests.web.browser import MARKS, Chromium, history, minutes, now
 
 RESOLUTIONS = ("1S", "1", "5", "15", "60", "240", "1D", "1W", "1M")
 PHONES = ((390, 844), (320, 568))  # CSS pixels
 
 pytestmark = MARKS
-chromium = pytest.fixture(scope="module")(launched)
 
 
 async def test_an_event_that_is_posted_changes_the_last_bar_on_the_page(chromium: Chromium, tmp_path: Path) -> None:

@@ -8,10 +8,9 @@ from playwright.sync_api import Page
 
 from tests.daemons import running
 from tests.test_end_to_end import a_key, markets, talking
-from tests.web.browser import MARKS, Chromium, launched, minutes, now
+from tests.web.browser import MARKS, Chromium, minutes, now
 
 pytestmark = MARKS
-chromium = pytest.fixture(scope="module")(launched)
 
 # Every text that is in view, with its contrast against what is painted behind it (WCAG 2.2, 1.4.3).
 CONTRASTS = """() => {

@@ -8,10 +8,9 @@ from playwright.sync_api import Page
 from tests import daemons
 from tests.daemons import free_port, running
 from tests.test_end_to_end import a_key, markets, printed, talking
-from tests.web.browser import MARKS, Chromium, Tab, history, launched, minutes, now
+from tests.web.browser import MARKS, Chromium, Tab, history, minutes, now
 
 pytestmark = MARKS
-chromium = pytest.fixture(scope="module")(launched)
 
 TOKEN = ("--auth", "token")
 STORED = "() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])"

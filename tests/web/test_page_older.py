@@ -9,10 +9,9 @@ from playwright.sync_api import Page, Request, Route
 
 from tests.daemons import running
 from tests.test_end_to_end import a_key, markets, talking
-from tests.web.browser import MARKS, Chromium, Tab, history, launched, minutes
+from tests.web.browser import MARKS, Chromium, Tab, history, minutes
 
 pytestmark = MARKS
-chromium = pytest.fixture(scope="module")(launched)
 
 HISTORY = "**/api/tradingview/history?*"
 

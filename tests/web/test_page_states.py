@@ -10,10 +10,9 @@ from playwright.sync_api import Page, Route
 
 from tests.daemons import BIN, environment, running
 from tests.test_end_to_end import Event, a_key, markets, talking
-from tests.web.browser import MARKS, Chromium, launched, now
+from tests.web.browser import MARKS, Chromium, now
 
 pytestmark = MARKS
-chromium = pytest.fixture(scope="module")(launched)
 
 NEW_YEAR = 1_767_225_600  # 2026-01-01 00:00 UTC
 
