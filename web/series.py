@@ -87,7 +87,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     prices: list[float]
     volumes: list[float]
     point_of_control: float | None  # the middle of the price with the most volume
-    value_area: tuple[float, float] | None  # around it, with 70 % of the volume
+    value_area: Annotated[tuple[float, ...], Meta(min_length=2, max_length=2)] | None  # around it, with 70 % of the volume
     cursor: str
 
 

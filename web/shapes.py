@@ -13,6 +13,7 @@ T = TypeVar("T", bound=Struct)
 SHOWN = 100  # characters of a value that a message repeats
 PLACE = re.compile(r" - at `\$\.(\w+)")
 MISSING = re.compile(r"missing required field `(\w+)`")
+UNKNOWN = re.compile(r"unknown field `(.*)`", re.DOTALL)
 
 
 def parsed(found: dict[str, Any], shape: type[T], *, texts: bool = True) -> T:
@@ -23,6 +24,9 @@ def parsed(found: dict[str, Any], shape: type[T], *, texts: bool = True) -> T:
     except msgspec.ValidationError as error:
         if missing := MISSING.search(str(error)):
             raise BadRequest(f"{missing[1]}: needed") from None
+        if unknown := UNKNOWN.search(str(error)):
+            names = ", ".join(shape.__struct_encode_fields__)
+            raise BadRequest(f"{unknown[1]:.60}: there is no such field; there are {names}") from None
         place = PLACE.search(str(error))
         if place is None:
             raise  # no shape of ours gets here: they are flat

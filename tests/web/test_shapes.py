@@ -21,6 +21,18 @@ class Shape(Struct, frozen=True):
     either: int | str = 0
 
 
+class Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    time: int
+    text: str = ""
+
+
+@pytest.mark.parametrize("name", ["other", "x-y", "a `b` c", "", "a\nb"])
+def test_a_field_that_there_is_not_is_named_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        parsed({"time": 1, name: 2}, Strict, texts=False)
+    assert str(refused.value) == f"{name}: there is no such field; there are time, text"
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
