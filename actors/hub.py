@@ -67,6 +67,7 @@ class Hub:
     def __init__(self) -> None:
         self.connections = self.subscriptions = self.frames = self.bytes = 0
         self.conflated = self.lagged = self.dropped = 0
+        self.endings: set[Callable[[], None]] = set()  # of answers that go on until they are told to end
         self._touched: list[Sink] = []
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()

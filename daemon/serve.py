@@ -153,6 +153,7 @@ def web_settings(config: Config, demo: bool) -> WebSettings:
             other=config.rate_limit_other,
         ),
         trusted_proxies=config.trusted_proxies,
+        streams=ws_limits(config),
         udf_prefixes=config.udf_prefixes,
         kept_answers=config.kept_answer_bytes,
         hot_door=config.hot_door == "on",

@@ -27,6 +27,7 @@ from web.admin import admin
 from web.cards import cards
 from web.context import BODY_SECONDS, Request, Services, reply
 from web.errors import answered
+from web.events import events
 from web.gaps import gaps
 from web.health import health
 from web.heartbeats import heartbeats
@@ -178,6 +179,7 @@ class App(QuartTrio):
             metrics.metrics,
             reference,
             sockets,
+            events,
             admin,
             ui.ui,
         ):

@@ -24,6 +24,7 @@ COMPRESSIBLE = (
     *("application/json", "text/", "application/javascript", "image/svg+xml"),
     *("application/x-ndjson", "application/vnd.apache.arrow"),
 )
+EVENTS = "text/event-stream"
 WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 LEAST = 0.0005  # below every weight but 0: that of an answer as it is, where nobody speaks of it
 
@@ -87,6 +88,8 @@ async def encode(asked: Request, response: Response, threads: trio.CapacityLimit
     headers = response.headers
     if response.status_code in EMPTY or "Content-Encoding" in headers:
         return
+    if headers.get("Content-Type", "").startswith(EVENTS):
+        return  # a packer would hold back what is to arrive at once
     coding, plain = wanted(",".join(asked.headers.getlist("Accept-Encoding")))
     if coding is None or not headers.get("Content-Type", "").startswith(COMPRESSIBLE):
         return

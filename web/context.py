@@ -34,6 +34,7 @@ from storage.database import Database
 from storage.journal import Journal
 from storage.records import Scope
 from storage.store import Store
+from web.outbox import WsLimits
 from web.shapes import parsed
 
 T = TypeVar("T", bound=Struct)
@@ -76,6 +77,7 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     market_seconds: float = 60.0  # how old what lists and searches are ordered by may be
     tier_turnover: tuple[float, ...] = BOUNDS  # from which on a market is of tier 1, 2 and 3
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks
+    streams: WsLimits = WsLimits()
     static: Path = Path(__file__).parent / "static"  # the built page
 
 

@@ -284,6 +284,8 @@ class Door:
         await self._context.terminated.set()
         for open_socket in list(self._sockets):
             open_socket.close(1001, STOPPING)
+        for end in list(self._hub.endings):
+            end()
         if self._raw:
             await self._empty.wait()
 

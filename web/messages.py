@@ -197,7 +197,7 @@ Answer = (
 
 def worded(answer: Answer) -> bytes:
     """An answer as a frame."""
-    return text(_encode(answer))
+    return text(told(answer))
 
 
 @lru_cache(4096)
@@ -215,15 +215,37 @@ class Bars:
 
     def frame(self, label: Label, prev: int, seq: int, op: Op, text_: bytes) -> bytes:
         body = b'{"type":"bar",%b,"prev_seq":%d,"seq":%d,"op":"%b","data":%b}'
-        return text(body % (_named(label), prev, seq, op.encode(), text_))
+        return self._sent(body % (_named(label), prev, seq, op.encode(), text_), label, seq)
 
     def snapshot(self, label: Label, start: Start, reason: Reason | None) -> bytes:
         why = b',"reason":"%b"' % reason.encode() if reason else b""
         data = b",".join([shown(bar) for bar in start.bars])
-        return text(b'{"type":"snapshot",%b,"seq":%d%b,"data":[%b]}' % (_named(label), start.seq, why, data))
+        body = b'{"type":"snapshot",%b,"seq":%d%b,"data":[%b]}' % (_named(label), start.seq, why, data)
+        return self._sent(body, label, start.seq)
 
     def heartbeat(self, label: Label, seq: int) -> bytes:
-        return text(b'{"type":"heartbeat",%b,"seq":%d}' % (_named(label), seq))
+        return self._sent(b'{"type":"heartbeat",%b,"seq":%d}' % (_named(label), seq), label, None)
+
+    def _sent(self, body: bytes, _label: Label, _seq: int | None) -> bytes:
+        """The message on its way; with where the client stands once it has applied it, if that is another place."""
+        return text(body)
 
 
-BARS = Bars()
+class BarEvents(Bars):
+    """The same messages as server-sent events, whose ids are cursors."""
+
+    def _sent(self, body: bytes, label: Label, seq: int | None) -> bytes:
+        return event(body, None if seq is None else f"{label.epoch}.{seq}")
+
+
+def event(body: bytes, id: str | None = None) -> bytes:
+    """A server-sent event of one line."""
+    return b"data: %b\n\n" % body if id is None else b"id: %b\ndata: %b\n\n" % (id.encode(), body)
+
+
+def told(answer: Answer) -> bytes:
+    """An answer as JSON."""
+    return _encode(answer)
+
+
+BARS, BAR_EVENTS = Bars(), BarEvents()

@@ -256,7 +256,7 @@ class Everything(Collector):
 
     def _hub(self) -> Iterator[Metric]:
         hub = self._services.hub.statistics()
-        yield gauge("stream_connections", "WebSockets that are open.", hub.connections)
+        yield gauge("stream_connections", "WebSockets and event streams that are open.", hub.connections)
         yield gauge("stream_subscriptions", "Streams that somebody follows.", hub.subscriptions)
         yield counter("stream_frames", "Frames sent.", hub.frames)
         yield counter("stream_bytes", "Bytes sent.", hub.bytes)

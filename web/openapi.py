@@ -65,6 +65,7 @@ APIS = (
     Api("/api/ingest/", "Ingest", errors.Failure),
     Api("/api/markets", "Markets", errors.Failure),
     Api("/api/series", "Series and pictures", errors.Failure),
+    Api("/api/stream", "Streams", errors.Failure),
     Api("/api/profile", "Series and pictures", errors.Failure),
     Api("/api/charts/{symbol}", "Series and pictures", errors.Failure),
     Api("/api/export/", "Export", errors.Failure),

@@ -22,6 +22,7 @@ from storage.records import KINDS, Market
 from web import (
     admin,
     cards,
+    events,
     export,
     gaps,
     health,
@@ -265,6 +266,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "admin.backup_progress": Operation(answer=backups.Told | None),
     "admin.verify": Operation(kinds=(NDJSON,), answer=audit.Line, body=admin.Verified, example={}, errors=(404,)),
+    "events.stream": Operation(kinds=("text/event-stream",), query=events.EventsQuery, errors=(503,)),
     "sockets.ws": Operation(status=101, kinds=(), errors=(426,)),
     "reference.document": Operation(answer=dict[str, Any]),
     "reference.page": Operation(kinds=(HTML,)),

@@ -12,11 +12,9 @@ from typing import Protocol
 import trio
 from msgspec import Struct
 
-from actors.hub import Hub, Source
+from actors.hub import Hub
+from web.pending import CHUNK, Pending
 
-CHUNK = (
-    64 * 1024
-)  # taken from waiting sources at a time, and what may be pending for a socket that still counts as open
 ROOM = 256 * 1024  # pending beyond this, a connection's next request waits
 TLS_CHUNK = 16 * 1024  # one TLS record: the step in which progress is seen
 
@@ -94,7 +92,7 @@ def forsake(raw: trio.socket.SocketType) -> None:
     raw.close()
 
 
-class Outbox(trio.abc.Stream):
+class Outbox(Pending, trio.abc.Stream):
     """Handed to trio-websocket as its stream; streams put their frames beside the library's control frames.
 
     On a plain socket the first attempt is a non-blocking send by whoever flushes; a task exists only while the
@@ -110,21 +108,17 @@ class Outbox(trio.abc.Stream):
         head: bytes = b"",
     ) -> None:
         """`raw` is the socket under `stream`; `head` is what was already read from it."""
-        self.touched = False
+        super().__init__(hub, limits.pending_bytes)
         self.heard = trio.current_time()  # when the peer last sent anything
         self.closed = trio.Event()
         self.stalled = False  # said goodbye because it took nothing for too long
         self.given_up: Callable[[], object] = self.abort  # called when that goodbye is out
-        self._stream, self._raw, self._hub, self._nursery, self._limits = stream, raw, hub, nursery, limits
+        self._stream, self._raw, self._nursery, self._limits = stream, raw, nursery, limits
         self._plain = isinstance(stream, trio.SocketStream)
         self._head = head
-        self._chunks: list[bytes] = []
-        self._size = 0  # bytes in chunks
-        self._held = 0  # bytes that sources hold back for us
-        self._sources: dict[Source, None] = {}
         self._out = b""  # whole frames on their way
         self._sent = 0  # of `_out`
-        self._blocked = self._ended = False
+        self._blocked = False
         self._room = trio.Event()
         self._calm = trio.Event()
         self._calm.set()
@@ -135,37 +129,9 @@ class Outbox(trio.abc.Stream):
         return not self._blocked and self._size < CHUNK
 
     @property
-    def ended(self) -> bool:
-        """Whether a close frame was queued: nothing may follow it."""
-        return self._ended
-
-    @property
     def pending(self) -> int:
         """Bytes that wait here, and in sources on our account."""
-        return self._size + len(self._out) - self._sent + self._held
-
-    def put(self, data: bytes) -> None:
-        """Queue whole frames; never waits."""
-        if self._ended:
-            return
-        self._chunks.append(data)
-        self._size += len(data)
-        if not self.touched:
-            self._hub.touch(self)
-
-    def ask(self, source: Source) -> None:
-        """Have `source.take` called when the socket can take more."""
-        if not self._ended:
-            self._sources[source] = None
-            if not self.touched:
-                self._hub.touch(self)
-
-    def charge(self, source: Source, amount: int) -> None:
-        """Count what a source holds back for us; beyond the bound everything held back is given up."""
-        self._held += amount
-        if amount > 0 and self.pending > self._limits.pending_bytes:
-            for loser in (*self._sources, source):
-                loser.lose("lagged")
+        return self._size + self._held + len(self._out) - self._sent
 
     def end(self, code: int, reason: str) -> None:
         """Queue a close frame and take nothing after it."""
@@ -265,29 +231,10 @@ class Outbox(trio.abc.Stream):
         """The next whole frames to send, empty if there are none."""
         if self._sent < len(self._out):
             return self._out
-        self._sent = 0
-        if not self._chunks and self._sources:
-            self._pull()
-        chunks = self._chunks
-        self._out = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._size = 0
+        self._out, self._sent = self._taken(), 0
         if len(self._out) <= ROOM:
             self._room.set()
         return self._out
-
-    def _pull(self) -> None:
-        """Take from the waiting sources, in turn, about one chunk."""
-        for source in list(self._sources):
-            del self._sources[source]
-            data, more = source.take(CHUNK - self._size)
-            if more:
-                self._sources[source] = None  # behind the others
-            if data:
-                self._chunks.append(data)
-                self._size += len(data)
-            if self._size >= CHUNK:
-                return
 
     def _push(self) -> bool:
         """Send until nothing is left (true) or the socket is full."""

@@ -1,6 +1,6 @@
 """A running web app with its sockets, listening on a port."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from web.stream import BarStreams
 class Streaming:
     """The app, and the port that it can be reached at."""
 
-    def __init__(self, web: Web, port: int) -> None:
+    def __init__(self, web: Web, port: int, stop: Callable[[], None], ended: trio.Event) -> None:
         self.web, self.stack, self.clock, self.port = web, web.stack, web.clock, port
+        self.stop, self.ended = stop, ended
 
     def connect(self, path: str = "/ws", **more: Any) -> Any:
         return connected(self.port, path, **more)
@@ -32,11 +33,11 @@ def handlers(web: Web, limits: WsLimits) -> dict[str, Handler]:
 
 
 @asynccontextmanager
-async def streaming(folder: Path, now: float = NOW, **limits: Any) -> AsyncIterator[Streaming]:
+async def streaming(folder: Path, now: float = NOW, auth: str = "open", **limits: Any) -> AsyncIterator[Streaming]:
     """A running daemon but for its process, with one spot market called GOLD."""
     limit = WsLimits(**limits)
     stop, ended = trio.Event(), trio.Event()
-    async with serving(folder, now) as web, trio.open_nursery() as nursery:
+    async with serving(folder, now, auth=auth, streams=limit) as web, trio.open_nursery() as nursery:
         await web.market()
 
         async def serve(*, task_status: Any) -> None:
@@ -54,7 +55,7 @@ async def streaming(folder: Path, now: float = NOW, **limits: Any) -> AsyncItera
             ended.set()
 
         _, port = await nursery.start(serve)
-        yield Streaming(web, port)
+        yield Streaming(web, port, stop.set, ended)
         stop.set()
         with trio.fail_after(10):
             await ended.wait()

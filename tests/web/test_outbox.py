@@ -11,7 +11,8 @@ import trio
 from actors.bars import Reason
 from actors.hub import Hub
 from tests.ws_client import frames, masked
-from web.outbox import CHUNK, ROOM, Outbox, WsLimits, answered, boundary, goodbye, text
+from web.outbox import ROOM, Outbox, WsLimits, answered, boundary, goodbye, text
+from web.pending import CHUNK
 
 
 class Pair:
