@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 from msgspec import Struct, structs
 
 from actors.tiers import BOUNDS
-from daemon.kinds import Kind, Wrong, falling, number, one_of, path, spans, text, texts, whole
+from daemon.kinds import Kind, Wrong, falling, number, one_of, path, pushers, spans, text, texts, url, whole, word
 from storage.errors import CandledError
 from storage.retention import Keep
+from web.pusher.apps import DATA_BYTES, App
 
 Auth = Literal["open", "token"]
 Creates = Literal["perp", "spot"]
@@ -37,6 +38,7 @@ class Setting(NamedTuple):
     kind: Kind
     variables: tuple[str, ...] = ()  # environment variables beside CANDLED_…, which wins over them
     default: str = ""  # where the default is not simply the value
+    secret: bool = False
 
 
 class Later(NamedTuple):
@@ -232,6 +234,35 @@ class Config(Struct, frozen=True, kw_only=True):
         ),
     ] = 30_000
 
+    pusher_app_id: Annotated[
+        str | None,
+        Setting("The Pusher app's id; there is one where id, key and secret are set.", word(), ("PUSHER_APP_ID",)),
+    ] = None
+    pusher_key: Annotated[
+        str | None,
+        Setting("Its key, which pages connect with.", word(), ("PUSHER_KEY", "NEXT_PUBLIC_PUSHER_KEY")),
+    ] = None
+    pusher_secret: Annotated[
+        str | None,
+        Setting("Its secret, which servers sign with.", text(), ("PUSHER_SECRET",), secret=True),
+    ] = None
+    pusher_client_events: Annotated[
+        Switch, Setting("Whether its pages may send events to each other.", one_of(*get_args(Switch)))
+    ] = "on"
+    pusher_webhook: Annotated[
+        str | None, Setting("Where what happens in its channels is posted to.", url(), secret=True)
+    ] = None
+    pusher_apps: Annotated[
+        tuple[App, ...], Setting("Further apps: see [pusher.md](pusher.md#several-apps).", pushers(), secret=True)
+    ] = ()
+    pusher_event_bytes: Annotated[
+        int, Setting("The data of an event that a server publishes.", whole(256, 1 << 20))
+    ] = DATA_BYTES
+    pusher_activity_seconds: Annotated[
+        int,
+        Setting("After how long in silence a Pusher client is asked whether it lives.", whole(1, 3600)),
+    ] = 120
+
     log_format: Annotated[
         LogFormat, Setting("`auto` is `human` on a terminal and `json` elsewhere.", one_of(*get_args(LogFormat)))
     ] = "auto"
@@ -246,6 +277,20 @@ class Config(Struct, frozen=True, kw_only=True):
     def tls(self) -> bool:
         """Whether we serve TLS ourselves."""
         return self.tls_cert is not None
+
+    @property
+    def apps(self) -> tuple[App, ...]:
+        """The apps of the Pusher protocol."""
+        if not (self.pusher_app_id and self.pusher_key and self.pusher_secret):
+            return self.pusher_apps
+        first = App(
+            id=self.pusher_app_id,
+            key=self.pusher_key,
+            secret=self.pusher_secret,
+            client_events=self.pusher_client_events == "on",
+            webhook=self.pusher_webhook or "",
+        )
+        return first, *self.pusher_apps
 
     @property
     def state_file(self) -> Path:
@@ -275,7 +320,6 @@ SETTINGS: dict[str, Setting] = {
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in structs.fields(Config) if not f.required}
 
 _BY_CURSOR = "answers are kept by their cursor and so never outlive what they show"
-_PUSHER = "the Pusher endpoint is not built yet"
 _CLICKHOUSE = "the ClickHouse store is not built yet"
 _REDIS = "the Redis backend is not built yet"
 
@@ -283,11 +327,10 @@ LATER: dict[str, Later] = {
     "chart_data_cache_ttl": Later(_BY_CURSOR, ("CHART_DATA_CACHE_TTL",)),
     "ohlcv_1m_cache_ttl": Later(_BY_CURSOR, ("OHLCV_1M_CACHE_TTL",)),
     "ohlcv_5m_cache_ttl": Later(_BY_CURSOR, ("OHLCV_5M_CACHE_TTL",)),
-    "pusher_app_id": Later(_PUSHER, ("PUSHER_APP_ID",)),
-    "pusher_key": Later(_PUSHER, ("PUSHER_KEY", "NEXT_PUBLIC_PUSHER_KEY")),
-    "pusher_secret": Later(_PUSHER, ("PUSHER_SECRET",), secret=True),
-    "pusher_cluster": Later(_PUSHER, ("PUSHER_CLUSTER", "NEXT_PUBLIC_PUSHER_CLUSTER")),
-    "pusher_client_events": Later(_PUSHER, ()),
+    "pusher_cluster": Later(
+        "clients reach candled by its host and port, whatever their cluster",
+        ("PUSHER_CLUSTER", "NEXT_PUBLIC_PUSHER_CLUSTER"),
+    ),
     "clickhouse_host": Later(_CLICKHOUSE, ("CLICKHOUSE_HOST",), secret=True),  # may hold user:password@
     "clickhouse_user": Later(_CLICKHOUSE, ("CLICKHOUSE_USER",)),
     "clickhouse_password": Later(_CLICKHOUSE, ("CLICKHOUSE_PASSWORD",), secret=True),
@@ -341,6 +384,8 @@ class Settings(NamedTuple):
     def _value(self, name: str) -> str:
         if name in SETTINGS:
             value = getattr(self.config, name)
+            if SETTINGS[name].secret and value:
+                return MASK
             return "no" if name == "create_markets" and value is None else printed(value)
         if name not in self.later:
             return printed(None)
@@ -351,9 +396,12 @@ class Settings(NamedTuple):
             return LATER[name].reason
         if name in OVERRULED and self.config.rate_limit_requests is not None:
             return "rate_limit_requests replaces it"
+        if name in APP and not all(getattr(self.config, part) for part in APP[:3]):
+            return f"there is an app only where {', '.join(APP[:3])} are set"
         return ""
 
 
+APP = ("pusher_app_id", "pusher_key", "pusher_secret", "pusher_client_events", "pusher_webhook")
 OVERRULED = ("rate_limit_history", "rate_limit_ohlcv", "rate_limit_search", "rate_limit_other")
 
 
@@ -453,7 +501,8 @@ def _taken(name: str, said: Said) -> Any:
 
 
 def _refused(name: str, found: object, origin: str) -> BadSetting:
-    return BadSetting(f"{name} ({origin}): expected {SETTINGS[name].kind.expected}, found {found!r:.200}")
+    seen = "something else" if SETTINGS[name].secret else f"{found!r:.200}"
+    return BadSetting(f"{name} ({origin}): expected {SETTINGS[name].kind.expected}, found {seen}")
 
 
 def _see_together(config: Config, origins: Mapping[str, str]) -> None:
@@ -463,6 +512,11 @@ def _see_together(config: Config, origins: Mapping[str, str]) -> None:
             f"auth: not set, and host {config.host!r} can be reached from other machines; "
             'choose auth = "open" (everybody reads charts) or "token" (only holders of a key)'
         )
+    for what in ("id", "key"):
+        names = [getattr(app, what) for app in config.apps]
+        if len(names) > len(set(names)):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadSetting(f"pusher_apps: expected apps of different {what}s, found {twice!r} twice")
     for here, there in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         file = getattr(config, here)
         if file is None:

@@ -1,13 +1,20 @@
 """What a setting can be: how it is read from a text, what is taken, and how that is said."""
 
+import base64
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import structs
 
 from storage.measures import KINDS
 from storage.retention import KEPT, RAW, Keep
+from web.pusher.apps import App
 
 
 class Wrong(ValueError):
@@ -58,6 +65,79 @@ def text(expected: str = "a text that is not empty") -> Kind:
         return str(value)
 
     return Kind(expected, str, take)
+
+
+def word() -> Kind:
+    """A name that stands in paths; a number is its digits."""
+
+    def take(value: object) -> str:
+        found = str(_is(int, value)) if isinstance(value, int) else _is(str, value)
+        if not re.fullmatch(r"[\w.-]{1,100}", found, re.ASCII):
+            raise ValueError
+        return str(found)
+
+    return Kind("1 to 100 letters, digits, _ . or -", str, take)
+
+
+def url() -> Kind:
+    """An address of the web."""
+
+    def take(value: object) -> str:
+        found: str = _is(str, value)
+        parts = urlsplit(found)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+            raise ValueError
+        if not found.isascii() or not found.isprintable() or " " in found:
+            raise ValueError
+        return found
+
+    return Kind("an http:// or https:// address", str, take)
+
+
+def pushers() -> Kind:
+    """Apps of the Pusher protocol, each a table; in a variable as JSON."""
+    wanted = {field.name: field for field in structs.fields(App)}
+    parts: dict[str, Kind] = {"id": word(), "key": word(), "secret": text(), "webhook": url(), "encryption_key": _key()}
+
+    def read(value: str) -> object:
+        try:
+            return msgspec.json.decode(value)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError from error
+
+    def one(number: int, table: object) -> App:
+        place = f"pusher_apps: app {number}"
+        found = _is(dict, table)
+        for name in found:
+            if name not in wanted:
+                raise Wrong(f"{place}: nothing of an app is called {name!r:.100}; there are {', '.join(wanted)}")
+        for name, field in wanted.items():
+            if field.required and name not in found:
+                raise Wrong(f"{place}: {name}: needed")
+        return App(**{name: _part(f"{place}: {name}", parts.get(name), part) for name, part in found.items()})
+
+    def take(value: object) -> tuple[App, ...]:
+        return tuple(one(number, table) for number, table in enumerate(_is(list, value), 1))
+
+    return Kind("tables, each with id, key and secret of an app", read, take)
+
+
+def _part(place: str, kind: Kind | None, value: object) -> Any:
+    """A part of an app, which is never repeated, as it may be a secret."""
+    try:
+        return _is(bool, value) if kind is None else kind.take(value)
+    except ValueError:
+        expected = "true or false" if kind is None else kind.expected
+        raise Wrong(f"{place}: expected {expected}, found something else") from None
+
+
+def _key() -> Kind:
+    def take(value: object) -> str:
+        if len(base64.b64decode(_is(str, value), validate=True)) != 32:
+            raise ValueError
+        return str(value)
+
+    return Kind("32 bytes in base64", str, take)
 
 
 def path() -> Kind:

@@ -22,8 +22,10 @@ from web.app import create_app
 from web.channels import channels
 from web.context import Rates, Services, WebSettings
 from web.hot import Hot
-from web.listener import listen
+from web.listener import Endpoint, listen
 from web.outbox import WsLimits
+from web.pusher.apps import PusherSettings
+from web.pusher.endpoint import GOODBYES, Pusher
 from web.stream import BarStreams
 
 log = structlog.get_logger("candled")
@@ -46,8 +48,10 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
     async with opening(stack_settings(config)) as stack:
         settings = web_settings(config, demo)
         stopping = trio.Event()
-        app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""))
         limits = ws_limits(config)
+        pusher = Pusher(pusher_settings(config), stack.engine, stack.hub, limits)
+        app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""), pusher)
+        channels_of_apps = Endpoint(pusher.serve, GOODBYES)
 
         async def told_to_stop() -> None:
             await until()
@@ -67,11 +71,12 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         streams = BarStreams(stack.engine, stack.hub, limits, may_read, channels(stack.engine, stack.registry))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
+            nursery.start_soon(pusher.run)
 
             async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
                 await listen(
                     app,
-                    {"/ws": streams.serve},
+                    {"/ws": streams.serve, "/app/{key}": channels_of_apps, "/ws/app/{key}": channels_of_apps},
                     host=config.host,
                     port=config.port,
                     hub=stack.hub,
@@ -129,6 +134,16 @@ def ws_limits(config: Config) -> WsLimits:
         message_bytes=config.stream_message_bytes,
         ping_seconds=beat,
         dead_seconds=2 * beat,
+    )
+
+
+def pusher_settings(config: Config) -> PusherSettings:
+    """The part of the configuration that the Pusher endpoint reads."""
+    return PusherSettings(
+        apps=config.apps,
+        open=config.auth == "open",
+        activity_seconds=config.pusher_activity_seconds,
+        data_bytes=config.pusher_event_bytes,
     )
 
 

@@ -44,17 +44,9 @@ class MemoryMarkets:
     def __init__(self, *symbols: str) -> None:
         self.epoch = "k3f9"
         self.seq = 1
-        self._markets = {
-            symbol.casefold(): Market(
-                slot=slot,
-                market_id=slot,
-                market_symbol=symbol,
-                kind="perp",
-                created_timestamp=0,
-                price_source=("mark",),
-            )
-            for slot, symbol in enumerate(symbols or ("GOLD", "BTC"), 1)
-        }
+        self._markets: dict[str, Market] = {}
+        for symbol in symbols or ("GOLD", "BTC"):
+            self.add(symbol)
         self._streams: dict[tuple[str, str], MemoryStream] = {}
         self.resnapshots = self.joining = self.joined = 0
         self.failing: Exception | None = None  # what subscribing ends with
@@ -88,6 +80,13 @@ class MemoryMarkets:
         was = stream.bars[time]
         stream.bars[time] = a_bar(time, was.close, closed=True, rev=was.rev, born=was.born)
         stream.topic.close([stream.bars[time]])
+
+    def add(self, symbol: str) -> None:
+        """Register a market."""
+        slot = len(self._markets) + 1
+        self._markets[symbol.casefold()] = Market(
+            slot=slot, market_id=slot, market_symbol=symbol, kind="perp", created_timestamp=0, price_source=("mark",)
+        )
 
     def committed(self) -> int:
         return self.seq

@@ -37,8 +37,14 @@ from web.lightweight import lightweight
 from web.limits import Limiter
 from web.markets import Symbol, markets
 from web.marks import marks
+from web.outbox import WsLimits
 from web.pictures import pictures
 from web.prices import prices
+from web.pusher.apps import PusherSettings
+from web.pusher.endpoint import Pusher
+from web.pusher.permits import permits
+from web.pusher.rest import EXTENSION as PUSHER
+from web.pusher.rest import rest
 from web.quotes import quotes
 from web.reference import reference
 from web.series import combining
@@ -50,6 +56,7 @@ from web.udf import udf
 log = logging.getLogger(__name__)
 
 UDF = b"/api/tradingview/"
+SHARED = ("/api/", "/pusher/")  # what pages of other origins may read
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
@@ -138,7 +145,7 @@ class App(QuartTrio):
     asgi_http_class = Connection
     request_class = Request
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, pusher: Pusher) -> None:
         super().__init__(__name__, static_folder=None)
         self.services = services
         self.limiter = Limiter(services.settings.rates)
@@ -146,6 +153,7 @@ class App(QuartTrio):
         self.requests = metrics.Requests()
         self._threads = trio.CapacityLimiter(PACKING)
         self.extensions[context.EXTENSION] = services
+        self.extensions[PUSHER] = pusher
         self.extensions[context.THREADS] = self._threads
         self.kept = self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers, services.engine)
         settings = services.settings
@@ -180,6 +188,8 @@ class App(QuartTrio):
             reference,
             sockets,
             events,
+            rest,
+            permits,
             admin,
             ui.ui,
         ):
@@ -284,7 +294,7 @@ class App(QuartTrio):
         headers = response.headers
         headers["X-Content-Type-Options"] = "nosniff"
         headers["X-Request-Id"] = asked.number
-        if asked.path.startswith("/api/"):
+        if asked.path.startswith(SHARED):
             self._share(asked, response)
         route = asked.url_rule.rule if asked.url_rule is not None else "none"
         status = response.status_code
@@ -325,6 +335,6 @@ class App(QuartTrio):
             headers["Access-Control-Expose-Headers"] = EXPOSED
 
 
-def create_app(services: Services) -> App:
-    """The app that answers for these services."""
-    return App(services)
+def create_app(services: Services, pusher: Pusher | None = None) -> App:
+    """The app that answers for these services; `pusher` has the apps of the Pusher protocol, if there are any."""
+    return App(services, pusher or Pusher(PusherSettings(), services.engine, services.hub, WsLimits()))

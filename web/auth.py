@@ -8,6 +8,8 @@ from storage.errors import NotAllowed
 from storage.records import GRANTS, SCOPES, Scope
 from web.context import Request, Services, WebSettings, request
 
+SIGNED = ("events", "batch_events", "occupied", "channel", "users", "terminate", "terminate_by_key")
+
 # What is asked of a request: `read` to look, `admin` to change; these endpoints are different.
 WANTED: dict[str, Scope | None] = {
     "health.alive": None,
@@ -16,6 +18,10 @@ WANTED: dict[str, Scope | None] = {
     "reference.document": None,
     "reference.page": None,
     "reference.style": None,
+    # Signed by the secret of an app, or by nobody.
+    **{f"rest.{name}": None for name in SIGNED},
+    "permits.channel": None,
+    "permits.user": None,
     "ui.index": None,
     "ui.asset": None,
     "ui.file": None,

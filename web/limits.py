@@ -9,7 +9,7 @@ import trio
 from msgspec import Struct
 
 from storage.errors import CandledError
-from web.auth import presented
+from web.auth import SIGNED, presented
 from web.context import Rates, Request
 
 Group = Literal["history", "ohlcv", "search", "other"]
@@ -21,6 +21,7 @@ GROUPS: dict[str, Group | None] = {
     "udf.history": "history",
     "symbols.search": "search",
     "lightweight.ohlcv": "ohlcv",
+    **{f"rest.{name}": None for name in SIGNED},  # an app's own server
     "health.alive": None,
     "health.ready": None,
     "ui.index": None,

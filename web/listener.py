@@ -92,6 +92,27 @@ def head_of(data: bytes) -> Head | None:
     return Head(parts[0], parts[1], headers)
 
 
+class Goodbye(Struct, frozen=True):
+    """How a connection is told that it ends."""
+
+    code: int
+    reason: str
+    before: bytes = b""  # frames that say it in the words of a protocol
+
+    def say(self, talk: "Socket") -> None:
+        if self.before:
+            talk.outbox.put(self.before)
+        talk.close(self.code, self.reason)
+
+
+class Goodbyes(Struct, frozen=True):
+    """What the connections of an endpoint are told; None: what all others are."""
+
+    stopping: Goodbye = Goodbye(1001, STOPPING)
+    full: Goodbye | None = None
+    silent: Goodbye | None = None
+
+
 class Socket:
     """An accepted WebSocket, as its handler sees it."""
 
@@ -104,8 +125,10 @@ class Socket:
         head: Head,
         arguments: Mapping[str, str],
         client: str,
+        goodbyes: Goodbyes,
     ) -> None:
         self.outbox = outbox
+        self.goodbyes = goodbyes
         self.nursery = nursery  # for the handler's own tasks; cancelled when the handler has returned
         self.head = head
         self.arguments = arguments  # what stood for the `{names}` of the path
@@ -128,6 +151,13 @@ class Socket:
 
 
 Handler = Callable[[Socket], Awaitable[None]]
+
+
+class Endpoint(Struct, frozen=True):
+    """A handler whose connections are told goodbye in words of its own."""
+
+    serve: Handler
+    goodbyes: Goodbyes = Goodbyes()
 
 
 class Wire:
@@ -235,7 +265,7 @@ class Door:
     def __init__(
         self,
         app: ASGIFramework,
-        sockets: Mapping[str, Handler],
+        sockets: Mapping[str, Handler | Endpoint],
         hub: Hub,
         limits: WsLimits,
         tls: ssl.SSLContext | None,
@@ -245,7 +275,10 @@ class Door:
     ) -> None:
         self._before = before
         self._hub, self._limits, self._tls, self._origins = hub, limits, tls, origins
-        self._routes = [(_pattern(path), handler) for path, handler in sockets.items()]
+        self._routes = [
+            (_pattern(path), served if isinstance(served, Endpoint) else Endpoint(served))
+            for path, served in sockets.items()
+        ]
         self._config = Config()
         self._config.errorlog = log
         self._config.include_server_header = False
@@ -283,7 +316,7 @@ class Door:
         self._drain.begin()
         await self._context.terminated.set()
         for open_socket in list(self._sockets):
-            open_socket.close(1001, STOPPING)
+            open_socket.goodbyes.stopping.say(open_socket)
         for end in list(self._hub.endings):
             end()
         if self._raw:
@@ -355,7 +388,7 @@ class Door:
         head: Head,
         data: bytes,
     ) -> None:
-        found = next(((match, handler) for path, handler in self._routes if (match := path.fullmatch(head.path))), None)
+        found = next(((match, served) for path, served in self._routes if (match := path.fullmatch(head.path))), None)
         if found is None:
             await self._refuse(stream, 404, f"no WebSocket at {head.path!r}")
         elif not self._welcome(head):
@@ -387,7 +420,7 @@ class Door:
         head: Head,
         data: bytes,
         arguments: Mapping[str, str],
-        handler: Handler,
+        served: Endpoint,
     ) -> None:
         client = str(raw.getpeername()[0])
         async with trio.open_nursery() as nursery:
@@ -398,7 +431,8 @@ class Door:
                     accepted = await nursery.start(self._read, outbox)
                 if accepted is not None:
                     connection, reading = accepted
-                    await self._converse(Socket(connection, outbox, nursery, reading, head, arguments, client), handler)
+                    talk = Socket(connection, outbox, nursery, reading, head, arguments, client, served.goodbyes)
+                    await self._converse(talk, served.serve)
                     reading.cancel()
                     await outbox.linger(self._limits.close_seconds)
             finally:
@@ -418,10 +452,10 @@ class Door:
 
     async def _converse(self, talk: Socket, handler: Handler) -> None:
         if self._drain.begun:
-            talk.close(1001, STOPPING)
+            talk.goodbyes.stopping.say(talk)
             return
         if len(self._sockets) >= self._limits.connections:
-            talk.close(1013, f"there are {self._limits.connections} connections already")
+            (talk.goodbyes.full or Goodbye(1013, f"there are {self._limits.connections} connections already")).say(talk)
             return
         self._sockets.add(talk)
         self._hub.connections += 1
@@ -442,7 +476,8 @@ class Door:
             return
         now, heard = trio.current_time(), talk.outbox.heard
         if now - heard >= self._limits.dead_seconds:
-            talk.close(1008, f"nothing heard for {self._limits.dead_seconds:g} s, not even a pong")
+            silence = f"nothing heard for {self._limits.dead_seconds:g} s, not even a pong"
+            (talk.goodbyes.silent or Goodbye(1008, silence)).say(talk)
             return
         talk.outbox.put(PING)
         self._hub.at(min(now + self._limits.ping_seconds, heard + self._limits.dead_seconds), lambda: self._beat(talk))
@@ -463,7 +498,7 @@ class Door:
 
 async def listen(
     app: ASGIFramework,
-    sockets: Mapping[str, Handler],
+    sockets: Mapping[str, Handler | Endpoint],
     *,
     host: str,
     port: int,

@@ -72,6 +72,9 @@ APIS = (
     Api("/api/cards", "Cards", errors.Failure),
     Api("/api/marketplaces", "Cards", errors.Failure),
     Api("/api/admin/", "Administration", errors.Failure),
+    Api("/apps/", "Pusher", errors.Failure),
+    Api("/users/", "Pusher", errors.Failure),
+    Api("/pusher/", "Pusher", errors.Failure),
     Api("", "Health and the rest", errors.Failure),
 )
 

@@ -39,6 +39,7 @@ from web import (
     symbols,
     udf,
 )
+from web.pusher import permits, rest
 
 TEXT, HTML, CSS = "text/plain", "text/html", "text/css"
 FORM = "application/x-www-form-urlencoded"
@@ -267,6 +268,35 @@ OPERATIONS: dict[str, Operation] = {
     "admin.backup_progress": Operation(answer=backups.Told | None),
     "admin.verify": Operation(kinds=(NDJSON,), answer=audit.Line, body=admin.Verified, example={}, errors=(404,)),
     "events.stream": Operation(kinds=("text/event-stream",), query=events.EventsQuery, errors=(503,)),
+    "rest.events": Operation(
+        answer=dict[str, Any],
+        query=rest.Signature,
+        body=rest.Trigger,
+        example={"name": "said", "channels": ["news"], "data": "{}"},
+        errors=(401,),
+    ),
+    "rest.batch_events": Operation(
+        answer=dict[str, Any],
+        query=rest.Signature,
+        body=rest.Batch,
+        example={"batch": [{"channel": "news", "name": "said", "data": "{}"}]},
+        errors=(401,),
+    ),
+    "rest.occupied": Operation(answer=dict[str, Any], query=rest.ChannelsQuery, errors=(401,)),
+    "rest.channel": Operation(answer=dict[str, Any], query=rest.ChannelQuery, errors=(401,)),
+    "rest.users": Operation(answer=dict[str, Any], query=rest.Signature, errors=(401,)),
+    "rest.terminate": Operation(answer=dict[str, Any], query=rest.Signature, body={}, example={}, errors=(401,)),
+    "rest.terminate_by_key": Operation(answer=dict[str, Any], query=rest.Signature, body={}, example={}, errors=(401,)),
+    "permits.channel": Operation(
+        answer=permits.Permit,
+        body=permits.Form,
+        bodies=(FORM,),
+        example={"socket_id": "1.1", "channel_name": "private-market-GOLD"},
+        errors=(403,),
+    ),
+    "permits.user": Operation(
+        answer=permits.Permit, body=permits.Form, bodies=(FORM,), example={"socket_id": "1.1"}, errors=(403,)
+    ),
     "sockets.ws": Operation(status=101, kinds=(), errors=(426,)),
     "reference.document": Operation(answer=dict[str, Any]),
     "reference.page": Operation(kinds=(HTML,)),

@@ -179,17 +179,62 @@ def test_on_a_loopback_address_reading_is_open(host: str) -> None:
 def test_a_setting_that_does_nothing_is_accepted_and_named() -> None:
     settings = load({}, {"PUSHER_KEY": "k", "RATE_LIMIT_REQUESTS": "9", "CANDLED_RATE_LIMIT_SEARCH": "4"})
     assert {row.name: row.no_effect for row in settings.without_effect()} == {
-        "pusher_key": "the Pusher endpoint is not built yet",
+        "pusher_key": "there is an app only where pusher_app_id, pusher_key, pusher_secret are set",
         "rate_limit_search": "rate_limit_requests replaces it",
     }
 
 
 def test_the_public_names_of_the_pusher_settings_are_aliases() -> None:
     settings = load({}, {"NEXT_PUBLIC_PUSHER_KEY": "k", "NEXT_PUBLIC_PUSHER_CLUSTER": "eu"})
-    assert settings.later == {"pusher_key": "k", "pusher_cluster": "eu"}
+    assert (settings.config.pusher_key, settings.later) == ("k", {"pusher_cluster": "eu"})
 
 
-@given(st.sampled_from([name for name, known in config.LATER.items() if known.secret]), st.text("0123xyz", min_size=9))
+def test_apps_are_tables_or_a_variable_in_json(tmp_path: Path) -> None:
+    tables = loaded(
+        'pusher_app_id = 1\npusher_key = "k"\npusher_secret = "hush-hush"\n'
+        '[[pusher_apps]]\nid = 2\nkey = "q"\nsecret = "hush-hush"\nclient_events = false',
+        tmp_path,
+    )
+    assert [(app.id, app.key, app.secret, app.client_events) for app in tables.config.apps] == [
+        ("1", "k", "hush-hush", True),
+        ("2", "q", "hush-hush", False),
+    ]
+    assert "hush-hush" not in repr((tables.shown(), tables.config.apps))
+    said = '[{"id": "2", "key": "q", "secret": "hush-hush", "client_events": false}]'
+    assert loaded(CANDLED_PUSHER_APPS=said).config.apps == tables.config.apps[1:]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [("[", "expected tables"), ("7", "expected tables"), ("[7]", "expected tables"),
+     ('[{"id": "2"}]', "app 1: key: needed"),
+     ('[{"id": "a/b", "key": "q", "secret": "s"}]', "app 1: id: expected 1 to 100 letters"),
+     ('[{"id": "2", "key": "q", "secret": "s", "colour": 1}]', "nothing of an app is called 'colour'"),
+     ('[{"id": "2", "key": "q", "secret": "s", "client_events": "yes"}]', "client_events: expected true or false"),
+     ('[{"id": "2", "key": "q", "secret": "s", "webhook": "ftp://a"}]', "webhook: expected an http"),
+     ('[{"id": "2", "key": "q", "secret": "s", "encryption_key": "QUJD"}]', "encryption_key: expected 32 bytes"),
+     ('[{"id": "2", "key": "q", "secret": "s"}, {"id": "3", "key": "q", "secret": "s"}]', "keys, found 'q' twice")],
+)  # fmt: skip
+def test_an_app_that_cannot_be_is_refused(said: str, why: str) -> None:
+    with pytest.raises(BadSetting, match=f"^pusher_apps.*{why}"):
+        loaded(CANDLED_PUSHER_APPS=said)
+
+
+SECRET = [name for some in (config.LATER, config.SETTINGS) for name, known in some.items() if known.secret]
+
+
+def test_a_secret_that_cannot_be_is_not_repeated() -> None:
+    for name in SECRET:
+        if name in config.SETTINGS:
+            with pytest.raises(BadSetting) as refused:
+                load({}, {config.PREFIX + name.upper(): "\0hush-hush"})
+            assert "hush" not in str(refused.value)
+
+
+@given(
+    st.sampled_from([name for name in SECRET if name not in ("pusher_apps", "pusher_webhook")]),
+    st.text("0123xyz", min_size=9),
+)
 def test_a_secret_is_never_shown(name: str, secret: str) -> None:
     settings = load({}, {config.PREFIX + name.upper(): secret})
     row = next(row for row in settings.shown() if row.name == name)

@@ -17,7 +17,7 @@ from msgspec import structs
 
 from daemon import commands
 from daemon.config import SETTINGS, Config, load
-from daemon.serve import stack_settings, web_settings, ws_limits
+from daemon.serve import pusher_settings, stack_settings, web_settings, ws_limits
 from tests.daemons import BIN, Daemon, environment, running
 from tests.ws_client import connected
 
@@ -59,15 +59,36 @@ OTHER: dict[str, str] = {
     "stream_messages_per_second": "14",
     "stream_message_bytes": "1500",
     "websocket_heartbeat_interval": "16000",
+    "pusher_apps": '[{"id": "1", "key": "k", "secret": "s"}]',
+    "pusher_event_bytes": "20000",
+    "pusher_activity_seconds": "30",
+}
+# Those of an app, which says nothing without all of it.
+APP = {"pusher_app_id": "1", "pusher_key": "k", "pusher_secret": "s"}
+OF_APP = {
+    "pusher_app_id": "2",
+    "pusher_key": "q",
+    "pusher_secret": "t",
+    "pusher_client_events": "off",
+    "pusher_webhook": "http://a/",
 }
 
 
 def handed_on(config: Config) -> tuple[Any, ...]:
     """What the layers below are told."""
-    return stack_settings(config), structs.replace(web_settings(config, False), started=0), ws_limits(config)
+    told = structs.replace(web_settings(config, False), started=0)
+    return stack_settings(config), told, ws_limits(config), pusher_settings(config)
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in OURS])
+@pytest.mark.parametrize("name", OF_APP)
+def test_a_layer_is_told_of_the_app(name: str) -> None:
+    app = {f"CANDLED_{part.upper()}": value for part, value in APP.items()}
+    changed = load({}, {**app, f"CANDLED_{name.upper()}": OF_APP[name]})
+    assert handed_on(changed.config) != handed_on(load({}, app).config)
+    assert not changed.without_effect()
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in {*OURS, *OF_APP}])
 def test_a_layer_is_told_of_the_setting(name: str) -> None:
     changed = load({}, {f"CANDLED_{name.upper()}": OTHER[name]})
     assert changed.origins == {name: f"CANDLED_{name.upper()}"}

@@ -56,7 +56,7 @@ async def test_every_operation_says_what_it_is_for_and_what_its_parameters_mean(
 def asked_by_handlers() -> dict[str, str]:
     """Which Struct the query of each endpoint is read as, by what its module says."""
     found: dict[str, str] = {}
-    for module in FOLDER.glob("*.py"):
+    for module in [*FOLDER.glob("*.py"), *FOLDER.glob("pusher/*.py")]:
         tree = ast.walk(ast.parse(module.read_text("utf-8")))
         functions = {node.name: node for node in tree if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
         for name, node in functions.items():
@@ -121,7 +121,8 @@ async def test_every_example_of_a_body_is_taken(web: Web, tmp_path: Path) -> Non
     posted = 0
     for path, method, one in operations(await told(web)).values():
         for kind, content in one.get("requestBody", {}).get("content", {}).items():
-            if "example" not in content or kind != "application/json":
+            signed = one["operationId"].startswith("rest.")  # by an app's server, see `tests/pusher`
+            if "example" not in content or kind != "application/json" or signed:
                 continue
             example = content["example"]
             if "directory" in example:
