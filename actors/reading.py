@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from msgspec import Struct
 from actors import candle, fold
 from actors.candle import LAYOUTS, Row
 from actors.changes import Basis
-from actors.ring import ALWAYS, SIZES, Ring, View, grouped, joined, unlike, view
+from actors.ring import ALWAYS, SIZES, Ring, View, charted, grouped, joined, unlike, view
 from actors.said import INDEX, NAMES, said
 from actors.ticker import MINUTE, SECONDS, Ticker, last_day
 from storage.calendar import MICROS, ONE_DAY, Calendar, Resolution, rung
@@ -235,34 +236,48 @@ class Reading:
             return Ring(self.kind, stored, FAR)
         return await self._ring(stored)
 
-    async def _view(self, stored: int, start: int, end: int) -> View:
-        """All bars of a stored resolution with start ≤ t < end, from memory if it has them."""
+    async def _view(self, stored: int, start: int, end: int, charted: bool = False) -> View:
+        """All bars of a stored resolution with start ≤ t < end, from memory if it has them; `charted`: nothing of them
+        is needed but what charts show."""
         start = max(start, self._first(stored))
         ring = await self._memory(stored, end)
         if start >= ring.floor:
             return ring.view(start, end)
-        old, applied = await self._store.between(self.kind, stored, self.record.slot, start, min(end, ring.floor))
-        late = self._late(stored, applied)
-        late = late.take((late["t"] >= start) & (late["t"] < min(end, ring.floor)))
-        below = view(fold.merged(together([old, late])))
+        stop = min(end, ring.floor)
+        below = await self._charted(stored, start, stop) if charted else None
+        if below is None:
+            below = view(await self._whole(stored, start, stop))
         if end <= ring.floor:
             return below
         above = ring.view(ring.floor, end)
         return joined([below, above])
 
-    async def _newest_view(self, stored: int, before: int, count: int) -> View:
+    async def _charted(self, stored: int, start: int, end: int) -> View | None:
+        """What charts show of bars from the store; None where something has to be summed first."""
+        columns, applied = await self._store.shown(self.kind, stored, self.record.slot, start, end)
+        late = self._late(stored, applied)["t"]
+        if columns is None or ((late >= start) & (late < end)).any():
+            return None
+        return charted(self.kind, columns)
+
+    async def _newest_view(self, stored: int, before: int, count: int, charted: bool = False) -> View:
         """The newest bars with t < before, `count` of them shown, or all there are; complete from its first on."""
-        bars = await self._newest_kept(stored, before, count)
+        bars = await self._newest_kept(stored, before, count, charted)
         kept = bars["t"] >= self._first(stored)  # memory may have some that were dropped
         return bars if kept.all() else bars.take(kept)
 
-    async def _newest_kept(self, stored: int, before: int, count: int) -> View:
+    async def _newest_kept(self, stored: int, before: int, count: int, charted: bool) -> View:
         ring = await self._memory(stored, before)
         recent = ring.view(ring.floor, before)
         wanted = count - _count(recent)
         if wanted <= 0 or ring.floor == ALWAYS:
             return recent
         edge = min(before, ring.floor)
+        if charted and edge < LATEST:
+            # Bars mostly lie side by side: then those of so long a time are enough.
+            near = await self._charted(stored, edge - wanted * stored * 17 // 16, edge)
+            if near is not None and _count(near) >= wanted:
+                return joined([near, recent])
         asked = wanted
         while True:
             old, applied = await self._store.newest(self.kind, stored, self.record.slot, edge, asked)
@@ -275,12 +290,12 @@ class Reading:
                 return joined([below, recent])
             asked *= 2  # buckets without a price were among them
 
-    async def _bars(self, resolution: Resolution, start: int, end: int) -> View:
+    async def _bars(self, resolution: Resolution, start: int, end: int, charted: bool = False) -> View:
         """The shown bars of any resolution with start ≤ t < end."""
         stored = rung(resolution)
         start = max(start, self._first(stored))  # a longer bar that began before would lack a part
         if resolution.seconds == stored:
-            return (await self._view(stored, start, end)).visible()
+            return (await self._view(stored, start, end, charted)).visible()
         low = await self._beginning(stored) if start <= -FAR else start
         if low >= end:
             return (await self._view(stored, 0, 0)).visible()
@@ -305,11 +320,11 @@ class Reading:
         times = np.concatenate([old["t"], late["t"]])
         return min(first, int(times.min()) - DAY) if len(times) else first
 
-    async def _newest_bars(self, resolution: Resolution, before: int, count: int) -> View:
+    async def _newest_bars(self, resolution: Resolution, before: int, count: int, charted: bool = False) -> View:
         """The `count` newest shown bars with t < before, or all there are."""
         stored = rung(resolution)
         if resolution.seconds == stored:
-            bars = (await self._newest_view(stored, before, count)).visible()
+            bars = (await self._newest_view(stored, before, count, charted)).visible()
             return bars.take(slice(max(0, bars.n - count), None))
         reach = max(2, math.ceil(resolution.seconds / stored))
         wanted = count * reach
@@ -337,20 +352,15 @@ class Reading:
         reaching back before `start`. Monthly windows of count + 1 bars are given whole."""
         previous = None
         if count is None:
-            # One more than the window can hold: where it is empty, that one says where older bars are.
             room = math.ceil((end - start) / (0.9 * resolution.seconds)) if start < end else 0
-            try:
-                bars = await self._newest_bars(resolution, end, min(room, most) + 1)
-            except BrokenPartition:
-                # It may lie before the window. Where that is empty, nobody could say whether there are older bars.
-                bars = await self._bars(resolution, start, end)
-                if not bars.n:
-                    raise
+            bars = await self._within(resolution, start, end, most if room > most else 0)
+            if not bars.n:  # the newest before it says where older bars are
+                bars = await self._newest_bars(resolution, end, 1, charted=True)
             older = bars["t"][bars["t"] < start] if start < end else bars["t"]
             bars = bars.take(slice(len(older), None))
             previous = int(older[-1]) if len(older) and not bars.n else None
         else:
-            bars = await self._newest_bars(resolution, end, min(count, most))
+            bars = await self._newest_bars(resolution, end, min(count, most), charted=True)
             if resolution.unit == "M" and start < end:
                 whole = await self._bars(resolution, start, end)
                 bars = whole if whole.n == count + 1 else bars
@@ -370,6 +380,14 @@ class Reading:
             previous,
             self._basis(resolution, end, int(bars["t"][-1]), open_bar) if bars.n else None,
         )
+
+    async def _within(self, resolution: Resolution, start: int, end: int, most: int) -> View:
+        """The bars with start ≤ t < end, for charts; where `most` is given, the newest of them are enough."""
+        if most:
+            # Older ones that cannot be read may lie before the window.
+            with suppress(BrokenPartition):
+                return await self._newest_bars(resolution, end, most, charted=True)
+        return await self._bars(resolution, start, end, charted=True)
 
     def _basis(self, resolution: Resolution, end: int, newest: int, open_bar: bool) -> Basis:
         last = self._calendar.bucket(resolution, np.array([min(end, LATEST) - 1]))

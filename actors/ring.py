@@ -119,6 +119,19 @@ def view(table: Partials) -> View:
     return View(table.kind, table.n, Lazy(known, column))
 
 
+def charted(kind: str, columns: Mapping[str, Array]) -> View:
+    """Bars of which nothing is known but what charts show, as `candles.shown` has them."""
+
+    def column(name: str) -> Array:
+        return wired(columns[name]) if name in PRICES else columns[name]
+
+    names = [name for name in columns if name != "volume"]  # sums of which need it exactly
+    return View(kind, len(columns["t"]), Lazy(names, column), lambda: wired(columns["volume"]))
+
+
+PRICES = ("open", "high", "low", "close")
+
+
 def shown(kind: str, states: Sequence[State]) -> View:
     """States as bars."""
     known = COLUMNS[kind]

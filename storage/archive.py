@@ -14,7 +14,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import structs
 
-from storage import disk, parquet, partitions, retention, schema
+from storage import decimals, disk, parquet, partitions, retention, schema
 from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.measures import MEASURES, Rule
@@ -27,6 +27,7 @@ EVER = 2**61  # further than any bar
 STEP_BYTES = 16 << 20  # of rows that are summed at a time
 PART_ROWS = 400_000  # a file is finished once it has so many
 DAY = 86400
+SHOWN = ("t", "open", "high", "low", "close", "volume", "trades_count", "rev")  # of bars, on charts
 
 Pause = Callable[[], None]  # called between two steps of long work; raises to end it
 Snapshot = Callable[[], AbstractContextManager[Connection]]
@@ -44,6 +45,22 @@ def between(db: Connection, kind: str, rung: int, market: int, start: int, end: 
     found = partitions.among(db, kind, rung, (market, market), (start, end))
     root = partitions.folder(db) if found else Path()
     return [from_arrow(kind, _of_market(root, part, market, start, end)) for part in found]
+
+
+def shown(db: Connection, kind: str, rung: int, market: int, start: int, end: int) -> list[dict[str, Array]]:
+    """What charts show of the archived rows of one market with start ≤ t < end: columns of SHOWN, volumes as floats."""
+    found = partitions.among(db, kind, rung, (market, market), (start, end))
+    root = partitions.folder(db) if found else Path()
+    return [_shown(_of_market(root, part, market, start, end, ("market", *SHOWN))) for part in found]
+
+
+def _shown(table: pa.Table) -> dict[str, Array]:
+    columns: dict[str, Array] = {}
+    for name in SHOWN:
+        column = table.column(name).combine_chunks()
+        exact = name == "volume"
+        columns[name] = decimals.floats(decimal_words(column)) if exact else column.to_numpy(zero_copy_only=False)
+    return columns
 
 
 def newest(

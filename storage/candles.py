@@ -12,6 +12,7 @@ from storage.errors import BrokenStore
 from storage.events import BAR, Array
 from storage.measures import MEASURES
 from storage.partials import FIELDS, NEVER, Partials, concat, from_arrow, none, to_arrow
+from storage.prepared import prepared
 from storage.sealed import Within
 
 MICROS = 1_000_000
@@ -76,7 +77,7 @@ def adopt(db: Connection, epoch: str) -> int:
 
 def applied(db: Connection) -> int:
     """The newest batch whose events and bars are all in here."""
-    ((seq,),) = db.execute("SELECT applied_seq FROM meta").fetchall()
+    ((seq,),) = prepared(db, "SELECT applied_seq FROM meta").fetchall()
     return int(seq)
 
 
@@ -114,6 +115,25 @@ def between(db: Connection, kind: str, rung: int, market: int, start: int, end: 
     """All rows of one market with start ≤ t < end, not yet summed; see `actors.fold.merged`."""
     fresh = _rows(db, kind, rung, "market = ? AND t >= ? AND t < ?", [market, start, end])
     return concat([fresh, *archive.between(db, kind, rung, market, start, end)])
+
+
+def shown(db: Connection, kind: str, rung: int, market: int, start: int, end: int) -> dict[str, Array] | None:
+    """What charts show of the bars of one market with start ≤ t < end, ascending: columns of SHOWN, volumes as floats.
+
+    None where a bucket has several rows, which have to be summed first.
+    """
+    names = ", ".join("volume::DOUBLE AS volume" if name == "volume" else name for name in archive.SHOWN)
+    both = _both(kind, rung, names, "market = $1 AND t >= $2 AND t < $3")
+    rows = prepared(db, both, [market, start, end]).fetchnumpy()
+    fresh = {name: np.ma.filled(column, np.nan) if np.ma.isMA(column) else column for name, column in rows.items()}
+    parts = [fresh, *archive.shown(db, kind, rung, market, start, end)]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in archive.SHOWN}
+    if not (columns["t"][1:] > columns["t"][:-1]).all():
+        order = np.argsort(columns["t"], kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+        if (columns["t"][1:] == columns["t"][:-1]).any():
+            return None
+    return columns
 
 
 def newest(db: Connection, kind: str, rung: int, market: int, before: int, count: int) -> Partials:

@@ -92,6 +92,7 @@ class Database:
         self._running: dict[int, tuple[float, Connection]] = {}  # reads under way: when they must end
         self._reads = self._writes = 0
         self._read_seconds = self._write_seconds = 0.0
+        self._idle: list[Connection] = []  # cursors of reads that are over, with the queries they have planned
         self._cursors = 0  # in use; `_free` tells when one ends
         self._free = threading.Condition()
         self._reopening = False
@@ -136,7 +137,7 @@ class Database:
 
     def _read(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         began = time.perf_counter()
-        with self._cursor() as cursor:
+        with self._cursor(again=True) as cursor:
             self._running[id(cursor)] = began + self._seconds, cursor
             try:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
@@ -171,17 +172,23 @@ class Database:
                     cursor.execute("ROLLBACK")
 
     @contextmanager
-    def _cursor(self) -> Iterator[Connection]:
+    def _cursor(self, again: bool = False) -> Iterator[Connection]:
+        """A cursor for one transaction; `again`: the next one may go on with it, if all went well."""
         with self._free:
             if self._reopening:
                 raise self._no_space()
-            cursor = self._connection.cursor()
+            cursor = self._idle.pop() if again and self._idle else self._connection.cursor()
             self._cursors += 1
+        well = False
         try:
-            with cursor:
-                yield cursor
+            yield cursor
+            well = True
         finally:
             with self._free:
+                if again and well:
+                    self._idle.append(cursor)
+                else:
+                    cursor.close()
                 self._cursors -= 1
                 self._free.notify_all()
 
@@ -287,7 +294,7 @@ class Database:
         try:
             if not ended:
                 raise BrokenStore(f"a read has not ended within {self._seconds:g} s")
-            self._connection.close()
+            self._close()
             self._connection = _connected(self._path)
         except (duckdb.Error, BrokenStore) as error:
             self._fatal = f"after a checkpoint without room it could not be opened again: {_first_line(error)}"
@@ -340,6 +347,12 @@ class Database:
         """Close the file, after a checkpoint if there is room and anything to put into it."""
         if self._log_bytes() and not self._fatal:
             self._checkpoint()
+        self._close()
+
+    def _close(self) -> None:
+        for cursor in self._idle:
+            cursor.close()
+        self._idle.clear()
         self._connection.close()
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct, structs
 
 from storage import parquet
 from storage.errors import Unavailable
+from storage.prepared import prepared
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def folder(db: Connection) -> Path:
 
 def among(db: Connection, kind: str, rung: int, markets: tuple[int, int], times: tuple[int, int]) -> list[Part]:
     """The files that may hold bars of markets from … to … with from ≤ t < to, oldest first."""
-    if not db.execute("SELECT 1 FROM archived LIMIT 1").fetchall():
+    if not prepared(db, "SELECT 1 FROM archived LIMIT 1").fetchall():
         return []  # told in a fifth of the time
     rows = db.execute(
         f"{SELECT} WHERE kind = ? AND rung = ? AND market_high >= ? AND market_low <= ? AND t_high >= ? AND t_low < ? "

@@ -31,6 +31,9 @@ class History(Protocol):
     """Stored bars, each answer with the seq that the snapshot behind it reaches."""
 
     async def between(self, kind: str, rung: int, market: int, start: int, end: int) -> tuple[Partials, int]: ...
+    async def shown(
+        self, kind: str, rung: int, market: int, start: int, end: int
+    ) -> tuple[dict[str, Array] | None, int]: ...
     async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]: ...
     async def at(self, kind: str, rung: int, market: int, times: list[int]) -> tuple[Partials, int]: ...
     async def changed(self, kind: str, rung: int, market: int, since: int, limit: int) -> tuple[list[int], int]: ...
@@ -63,6 +66,12 @@ class Store:
     async def between(self, kind: str, rung: int, market: int, start: int, end: int) -> tuple[Partials, int]:
         """The rows of one market with start ≤ t < end, not yet summed."""
         return await self._read(candles.between, kind, rung, market, start, end)
+
+    async def shown(
+        self, kind: str, rung: int, market: int, start: int, end: int
+    ) -> tuple[dict[str, Array] | None, int]:
+        """What charts show of the bars of one market with start ≤ t < end; None where rows have to be summed first."""
+        return await self._read(candles.shown, kind, rung, market, start, end)
 
     async def newest(self, kind: str, rung: int, market: int, before: int, count: int) -> tuple[Partials, int]:
         """The rows of the `count` newest buckets of one market with t < before, not yet summed."""

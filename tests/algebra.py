@@ -1,6 +1,6 @@
 """Random events in both their forms, columns and plain records; and candles of the product as the oracle has them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
+from actors import fold
+from actors.ring import charted, view
 from storage import decimals
 from storage.events import EVENT_CODE, EVENT_TYPES, EXACT, PRICE_CODE, PRICE_TYPES, Array, Column, Events
 from storage.measures import KEY, MEASURES, Rule
@@ -247,3 +249,16 @@ def partials(kind: str, some: Iterable[tuple[Place, Candle]]) -> Partials:
                 out[name] = sketches
     assert set(out) == {field.name for field in FIELDS[kind]}
     return Partials(kind, len(some), out)
+
+
+def agrees(shown: Mapping[str, Array] | None, table: Partials) -> None:
+    """What charts show of rows is what their sums come to, or None where a bucket has more than one row."""
+    if shown is None:
+        assert len(np.unique(table["t"])) < table.n
+        return
+    bars = view(fold.merged(table))
+    same = charted(table.kind, shown)
+    assert set(same.columns) == {"t", "open", "high", "low", "close", "trades_count", "rev"}
+    for name in same.columns:
+        np.testing.assert_array_equal(same[name], bars[name])
+    np.testing.assert_array_equal(same.volumes, bars.volumes)
