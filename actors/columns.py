@@ -42,6 +42,8 @@ class Reading:
     def __init__(self, batch: Batch, named: Named, now_us: int, final: bool) -> None:
         self.n = batch.n
         self.slow = batch.odd.copy()
+        if (unreadable := batch.columns.get("unreadable")) is not None:
+            self.slow |= valid(unreadable)
         self.unknown: dict[Reference, None] = {}
         self._given = batch.columns
         self._named = named

@@ -25,6 +25,7 @@ from actors.words import (
     assembled,
     lean,
     no_market,
+    see_readable,
     shown,
     understood,
 )
@@ -114,6 +115,7 @@ def decode(
     rejected: list[Rejected] = []
     for row, event in zip(rows.tolist(), batch.events(rows), strict=True):
         try:
+            see_readable(event)
             words.append(form.understood(event, named, now_us))
             index.append(row)
         except Unknown as error:

@@ -57,15 +57,17 @@ FIELDS = (
     *("market_symbol", "market_id", "chain_id", "contract_address", "timestamp", "event_type", "price_type"),
     *("is_long", "side", "removed", "block_number", "log_index", *TRADE_NUMBERS, *TEXTS),
 )
-KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values())
+# What a producer says of an event beside that: where he has it from, and why he cannot read it, if he cannot.
+ABOUT = ("origin", "unreadable")
+KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values()) | frozenset(ABOUT)
 # What tells the prices of a card apart, and all that a price of a card may say.
 VARIANT = ("card_id", "marketplace", "condition", "is_foil", "language", "currency")
 COUNTS = ("num_listings", "total_quantity")
-CARD_FIELDS = frozenset(("time", *VARIANT, "marketplace_id", "price", *QUOTE_NUMBERS, *COUNTS, "removed"))
+CARD_FIELDS = frozenset(("time", *VARIANT, "marketplace_id", "price", *QUOTE_NUMBERS, *COUNTS, "removed", *ABOUT))
 BAR_FIELDS = frozenset(  # all that a finished bar may say
     (
         *("market_symbol", "market_id", "chain_id", "chainId", "contract_address", "contractAddress", "timestamp"),
-        *("resolution", "removed", "volume", "funding_rate", "open_interest", *BAR_NUMBERS, *BAR_COUNTS),
+        *("resolution", "removed", "volume", "funding_rate", "open_interest", *BAR_NUMBERS, *BAR_COUNTS, *ABOUT),
     )
 )
 NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread", "total_fees"}
@@ -142,6 +144,17 @@ def bad(name: str, expected: str, value: Any) -> BadEvent:
 
 
 # One event by itself.
+
+
+def see_readable(event: Any) -> None:
+    """Raise BadEvent where its producer could not read it."""
+    if not isinstance(event, dict) or (reason := event.get("unreadable")) is None:
+        return
+    if not isinstance(reason, str):
+        raise bad("unreadable", "a text that says why", reason)
+    # Whoever counts reasons by field is not to count whatever anybody makes up.
+    known = reason.partition(":")[0] in KNOWN | CARD_FIELDS | BAR_FIELDS
+    raise BadEvent(reason[:TEXT] if known else f"event: {reason[:TEXT]}")
 
 
 def given(event: Mapping[str, Any], name: str) -> Any:

@@ -26,8 +26,10 @@ from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
 from storage import barring, pricing
 from storage.errors import BadRequest, Unavailable
-from storage.files import File
+from storage.files import NEVER, RAW, File, Survey
+from storage.lined import LINE, PROBLEM
 from storage.mapping import Choice, Times, chosen
+from storage.naming import Namer
 from storage.records import Kind
 
 ROWS = 50_000  # in one request
@@ -39,6 +41,14 @@ SHOWN = 5  # refused rows that are listed
 FORMS: dict[str, Form] = {"events": EVENTS, "bars": BARS, "snapshots": SNAPSHOTS}
 CALLED = {"bars": "finished bars", "snapshots": "prices of cards"}
 SPANS = 1_000  # markets in one word about what was imported
+STRETCH = 50_000  # rows of which one time is kept
+NAMES = ("trade_id", "transaction_hash")  # fields that tell events apart
+REASON = 200  # characters of what is wrong with a row
+MILLI = 1_000  # µs
+NAMELESS = (
+    "no ids: a row is known by all that it says, and by how many equal ones come before it in its file; the same data "
+    "written in another way (other columns, other digits), or had from elsewhere, would count again"
+)
 
 
 What = Literal["events", "bars", "snapshots"]
@@ -116,7 +126,12 @@ class Source(NamedTuple):
         lines += [f"{choice.field:<{width}}  from {choice.origin}" for choice in self.choices]
         first = next(self.file.read(self.choices, where, 0, FIRST), None)
         for row in first.slice(0, FIRST).to_pylist() if first is not None else ():
-            lines.append(", ".join(f"{name} {value}" for name, value in row.items() if value is not None))
+            said = {name: value for name, value in row.items() if value is not None}
+            number, problem = said.pop(LINE), said.pop(PROBLEM, None)
+            shown = problem or ", ".join(f"{name} {value}" for name, value in said.items())
+            lines.append(f"{self.file.counts} {number}: {shown}")
+        if self.what == "events" and not any(choice.field in NAMES for choice in self.choices):
+            lines.append(NAMELESS)
         return lines if first is not None else [*lines, "no rows"]
 
 
@@ -156,36 +171,41 @@ async def run(
 async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report: Reporter, tally: Tally) -> None:
     file, choices, _ = source
     path = file.path
-    total = await trio.to_thread.run_sync(file.count, plan.where)
+    survey = await trio.to_thread.run_sync(_surveyed, source, plan.where)
     fingerprint = await trio.to_thread.run_sync(file.fingerprint)
     progress = _Progress(config.data / "imports", fingerprint, choices, plan.where)
-    done = min(progress.done, total)
-    report.begin(path.name, total, done, "rows")
-    if done < total:
-        await _send(source, plan.where, fingerprint, progress, sink, report, tally)
+    done = min(progress.done, survey.rows)
+    report.begin(path.name, survey.rows, done, "rows")
+    if done < survey.rows:
+        await _send(source, plan.where, survey, progress, sink, report, tally)
     # What was refused is not here, so nobody can say that all is.
     if progress.spans and not progress.rejected:
         await sink.cover(progress.spans)
 
 
+def _surveyed(source: Source, where: str) -> Survey:
+    file, choices, what = source
+    if what != "events":
+        return Survey(file.count(where), True, [])
+    (time_,) = (choice for choice in choices if choice.field == "timestamp")
+    return file.survey(time_, [choice for choice in choices if choice.field in NAMES], where, STRETCH)
+
+
 async def _send(
     source: Source,
     where: str,
-    fingerprint: str,
+    survey: Survey,
     progress: "_Progress",
     sink: Sink,
     report: Reporter,
     tally: Tally,
 ) -> None:
     """Send the rows that were not taken yet."""
-    file, choices, what = source
+    file, _, what = source
     done = progress.done
-    names = [choice for choice in choices if choice.field in ("trade_id", "transaction_hash")]
-    numbered = what == "events" and not await trio.to_thread.run_sync(file.says, names, where)
-    if numbered:
-        choices = [choice for choice in choices if choice not in names]
     rows, flying = (ROWS, FLYING) if sink.alone else BESIDE
-    batches = file.read(choices, where, done, rows)
+    read = file.read(source.choices, where, done, rows)
+    batches = read if survey.said else _named(source, where, survey, done, rows)
     send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
     finished: dict[int, tuple[int, Spans, int]] = {}  # chunks that overtook others, by their first rows
     landed = trio.Event()
@@ -194,9 +214,9 @@ async def _send(
         nonlocal landed
         async with chunks:
             async for at, batch in chunks:
-                body = await trio.to_thread.run_sync(_encoded, batch, fingerprint if numbered else "", at)
+                body = await trio.to_thread.run_sync(_encoded, batch, f"{file.path.name} {file.counts}")
                 answer = msgspec.json.decode(await sink.submit(body, what), type=_Answer)
-                _count(tally, file.path, at, answer)
+                _count(tally, source, batch.column(LINE), answer)
                 if answer.rejected_count == batch.num_rows == tally.rejected:
                     raise BadRequest(f"{tally.errors[0]}; so it is with every row looked at: nothing was imported")
                 finished[at] = batch.num_rows, _spans(batch), answer.rejected_count
@@ -222,12 +242,38 @@ async def _send(
             at, instant = at + batch.num_rows, times[-1].as_py()
 
 
-def _encoded(batch: pa.RecordBatch, fingerprint: str, at: int) -> bytes:
-    """The Arrow stream of some rows; those without an identity get one from the file's content and their number."""
-    if fingerprint:
-        rows = pc.utf8_lpad(pa.array(range(at, at + batch.num_rows)).cast(pa.string()), 12, "0")
-        ids = pc.binary_join_element_wise(pa.scalar(f"{fingerprint[:12]}-"), rows, "")
-        batch = batch.append_column("trade_id", ids)
+def _named(source: Source, where: str, survey: Survey, done: int, rows: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a file without ids behind the first `done`, each with a name for a trade id.
+
+    Those of one instant are given their order as well, as names have none. All rows are read, since what a row is
+    called depends on those before it.
+    """
+    file, choices, _ = source
+    choices = [choice for choice in choices if choice.field not in NAMES]
+    ordered = any(choice.field == "log_index" for choice in choices)
+    namer, at = Namer(), 0
+    for batch in file.read(choices, where, 0, rows, raw=True):
+        here, at = at, at + batch.num_rows
+        raw = {name: batch.column(name) for name in batch.schema.names if name.startswith(RAW)}
+        times = batch.column("timestamp").cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+        markets = batch.column("market_symbol") if "market_symbol" in batch.schema.names else None
+        horizon = survey.since[at // STRETCH] if at // STRETCH < len(survey.since) else NEVER
+        names, place = namer.names(raw, times, markets, horizon)
+        if at <= done:
+            continue
+        batch = batch.drop_columns(list(raw)).append_column("trade_id", names)
+        if not ordered and place.any():
+            batch = batch.append_column("log_index", pa.array(place, mask=place == 0))
+        yield batch.slice(max(0, done - here))
+
+
+def _encoded(batch: pa.RecordBatch, origin: str) -> bytes:
+    """The Arrow stream of some rows, with where each is from and why it cannot be read, if it cannot."""
+    origins = pc.binary_join_element_wise(origin, batch.column(LINE).cast(pa.string()), " ")
+    problems = batch.column(PROBLEM)
+    batch = batch.drop_columns([LINE, PROBLEM]).append_column("origin", origins)
+    if problems.null_count < len(problems):
+        batch = batch.append_column("unreadable", pc.utf8_slice_codeunits(problems, 0, REASON))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -235,7 +281,7 @@ def _encoded(batch: pa.RecordBatch, fingerprint: str, at: int) -> bytes:
 
 
 def _spans(batch: pa.RecordBatch) -> Spans:
-    """From when to when there are events of each market that is named by its symbol."""
+    """From when to when, in whole milliseconds, there are events of each market that is named by its symbol."""
     if not {"market_symbol", "timestamp"} <= set(batch.schema.names):
         return {}
     table = pa.table({name: batch.column(name) for name in ("market_symbol", "timestamp")})
@@ -243,20 +289,24 @@ def _spans(batch: pa.RecordBatch) -> Spans:
     symbols = ends.column("market_symbol").to_pylist()
     first, last = (ends.column(f"timestamp_{end}").cast(pa.int64()).to_pylist() for end in ("min", "max"))
     return {
-        symbol: (low, high + 1)
+        symbol: (low // MILLI * MILLI, (high // MILLI + 1) * MILLI)
         for symbol, low, high in zip(symbols, first, last, strict=True)
         if symbol is not None and low is not None
     }
 
 
-def _count(tally: Tally, path: Path, at: int, answer: _Answer) -> None:
+def _count(tally: Tally, source: Source, lines: pa.Array, answer: _Answer) -> None:
     tally.accepted += answer.accepted
     tally.duplicates += answer.duplicates
     tally.corrected += answer.corrected
     tally.retracted += answer.retracted
     tally.rejected += answer.rejected_count
+    columns = {choice.field: choice.origin.partition(" (")[0] for choice in source.choices}
     for one in answer.rejected[: SHOWN - len(tally.errors)]:
-        tally.errors.append(f"{path.name}: row {at + one.index + 1}: {one.error}")
+        field, colon, rest = one.error.partition(":")
+        column = columns.get(field, field)
+        error = f"{field} ({column}){colon}{rest}" if colon and column not in one.error else one.error
+        tally.errors.append(f"{source.file.path.name}: {source.file.counts} {lines[one.index]}: {error}")
 
 
 class _Said(Struct):
@@ -375,7 +425,7 @@ class Remote:
     async def cover(self, spans: Spans) -> None:
         """Say what was imported."""
         said = [
-            {"feed": IMPORTS, "markets": [name], "from": low / 1000, "to": high / 1000}
+            {"feed": IMPORTS, "markets": [name], "from": low // MILLI, "to": high // MILLI}
             for name, (low, high) in spans.items()
         ]
         for i in range(0, len(said), SPANS):

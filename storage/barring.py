@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from storage.errors import BadRequest
-from storage.mapping import Choice, Shape, Times, exactly, literal, quoted, time_of
+from storage.mapping import Choice, Shape, Times, literal, quoted, time_of, value_of, whole
 
 LENGTHS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
 PRICES = ("open", "high", "low", "close")
@@ -39,6 +39,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "chain_id": ("chainid",),
     "removed": ("removed",),
 }
+COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count")
 Labelled = Literal["start", "end"]  # which end of a bar its time is
 
 
@@ -98,16 +99,14 @@ def _choice(field: str, source: str, file: Shape, times: Times, length: str, lab
     if field == "timestamp":
         found = time_of(field, source, file, times)
         if labelled == "start":
-            return Choice(field, found.sql, f"{found.origin}: when a bar begins")
+            return Choice(field, found.sql, f"{found.origin}: when a bar begins", found.problem)
         if not length:
             raise BadRequest("--time end: which bars are that? give --bars 1m, or another of " + ", ".join(LENGTHS))
-        return Choice(field, f"({found.sql}) - INTERVAL {LENGTHS[length]} SECOND", f"{found.origin}: when a bar ends")
-    if source in file.exact:
-        return exactly(field, source, file)
-    sql = quoted(source) if source in file.columns else f"({source})"
-    if file.columns.get(source) == "HUGEINT":
-        sql = f"CAST({sql} AS VARCHAR)"  # texts are read exactly, and refused one by one
-    return Choice(field, sql, source)
+        sql = f"({found.sql}) - INTERVAL {LENGTHS[length]} SECOND"
+        return Choice(field, sql, f"{found.origin}: when a bar ends", found.problem)
+    if field in COUNTS or field in ("market_id", "chain_id"):
+        return whole(field, source, file)
+    return value_of(field, source, file)
 
 
 def _worth(file: Shape, vwap: str, asked: dict[str, str]) -> list[Choice]:
@@ -117,5 +116,5 @@ def _worth(file: Shape, vwap: str, asked: dict[str, str]) -> list[Choice]:
     volume = asked.get("volume") or next((plain[name] for name in names if name in plain), None)
     if volume is None:
         return []
-    sql = quoted(volume) if volume in file.columns else f"({volume})"
-    return [Choice("turnover", f"CAST({quoted(vwap)} AS DOUBLE) * CAST({sql} AS DOUBLE)", f"{vwap} × {volume}")]
+    sql = quoted(volume) if volume in file.columns else f"TRY({volume})"
+    return [Choice("turnover", f"TRY_CAST({quoted(vwap)} AS DOUBLE) * TRY_CAST({sql} AS DOUBLE)", f"{vwap} × {volume}")]

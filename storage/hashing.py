@@ -83,6 +83,13 @@ def another(ident: Words) -> Words:
     return h
 
 
+def salted(words: Words, name: str) -> Words:
+    """What words add to a sum over columns, each known by its name; 0 for the word 0, which says nothing."""
+    out = _stir(words ^ np.uint64(_seed(name)))
+    out[words == 0] = 0
+    return out
+
+
 def hash_texts(texts: Any, *, lower: bool = False) -> Words:
     """One hash a text of an Arrow string array, 0 for null and for no text; `lower` makes A–Z count as a–z."""
     h = _texts(texts, lower)

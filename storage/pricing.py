@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from storage.errors import BadRequest
-from storage.mapping import Choice, Shape, Times, exactly, literal, quoted, time_of
+from storage.mapping import Choice, Shape, Times, literal, time_of, value_of, whole
 from storage.variants import CONDITIONS, LANGUAGES
 
 # What others call the fields, best first; compared without case and underscores.
@@ -82,10 +82,11 @@ def _may_be(field: str, kind: str) -> bool:
 def _choice(field: str, source: str, file: Shape, times: Times) -> Choice:
     if field == "time":
         return time_of(field, source, file, times)
-    if source in file.exact:
-        return exactly(field, source, file)
-    sql = quoted(source) if source in file.columns else f"({source})"
-    text = f"CAST({sql} AS VARCHAR)"
+    if field in ("num_listings", "total_quantity"):
+        return whole(field, source, file)
+    found = value_of(field, source, file)
+    text = f"CAST({found.sql} AS VARCHAR)"
+    sql = found.sql
     match field:
         case "condition":
             sql = _condition(text)
@@ -95,7 +96,7 @@ def _choice(field: str, source: str, file: Shape, times: Times) -> Choice:
             sql = _finish(text)
         case "card_id" | "marketplace":
             sql = text
-    return Choice(field, sql, source)
+    return Choice(field, sql, source, found.problem)
 
 
 # What is not known stays as it is, and is refused by name.

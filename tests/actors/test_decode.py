@@ -1174,3 +1174,19 @@ def test_a_body_without_encoding_is_measured_too() -> None:
 def test_other_encodings_are_refused_by_name() -> None:
     with pytest.raises(UnsupportedMediaType, match='Content-Encoding: expected gzip or zstd, got "br"'):
         decompress(b"", "br", 10)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("timestamp: expected a time, got soon", "timestamp: expected a time, got soon"),
+        ("what I call it: is bad", "event: what I call it: is bad"),
+        (7, "unreadable: expected a text that says why, got 7"),
+    ],
+)
+def test_what_its_producer_could_not_read_is_refused_for_his_reason(reason: object, said: str) -> None:
+    good = {"market_symbol": "GOLD", "timestamp": MS, "price": 1, "origin": "a.csv line 7"}
+    for count in (0, 8):
+        decoded = read(lines([good] * count + [{**good, "unreadable": reason}]), NDJSON)
+        assert [(r.index, r.error) for r in decoded.rejected] == [(count, said)]
+        assert decoded.events.n == count

@@ -30,15 +30,15 @@ async def test_an_import_covers_the_time_from_its_first_event_to_its_last(tmp_pa
     for half in (rows[:60], rows[60:]):
         await imported(tmp_path / "data", plan(csv(tmp_path / f"{len(half)}.csv", half), market="M"))
     before, after, last = (int(str(rows[i]["ts_ms"])) * 1000 for i in (59, 60, 99))
-    assert await covered(tmp_path / "data", "M") == [("import", [(FIRST, before + 1), (after, last + 1)])]
+    assert await covered(tmp_path / "data", "M") == [("import", [(FIRST, before + 1000), (after, last + 1000)])]
 
 
 async def test_each_market_of_a_file_is_covered_for_itself(tmp_path: Path) -> None:
     rows = [{**row, "symbol": "A" if i < 30 else "B"} for i, row in enumerate(trades(100, ids=True))]
     await imported(tmp_path / "data", plan(csv(tmp_path / "both.csv", rows)))
     times = [int(str(row["ts_ms"])) * 1000 for row in rows]
-    assert await covered(tmp_path / "data", "A") == [("import", [(times[0], times[29] + 1)])]
-    assert await covered(tmp_path / "data", "B") == [("import", [(times[30], times[99] + 1)])]
+    assert await covered(tmp_path / "data", "A") == [("import", [(times[0], times[29] + 1000)])]
+    assert await covered(tmp_path / "data", "B") == [("import", [(times[30], times[99] + 1000)])]
 
 
 async def test_a_file_of_which_rows_were_refused_covers_nothing(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ async def test_a_run_that_goes_on_covers_what_the_one_before_it_took(
     assert await covered(tmp_path / "data", "M") == []
     await imported(tmp_path / "data", plan(file, market="M"))
     assert taken == 11
-    end = int(str(rows[99]["ts_ms"])) * 1000 + 1
+    end = int(str(rows[99]["ts_ms"])) * 1000 + 1000
     assert await covered(tmp_path / "data", "M") == ([] if bad else [("import", [(FIRST, end)])])
 
 
@@ -90,5 +90,5 @@ async def test_through_a_daemon_it_is_told_too(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{running_.port}/api/markets/M/gaps?resolution=15m&to={LAST // 1000}"
         found = json.loads(await trio.to_thread.run_sync(lambda: urllib.request.urlopen(url).read()))
     ends = [int(str(row["ts_ms"])) for row in (rows[0], rows[-1])]
-    assert found["coverage"] == [{"feed": "import", "state": "up", "from": ends[0], "to": ends[1] + 0.001}]
+    assert found["coverage"] == [{"feed": "import", "state": "up", "from": ends[0], "to": ends[1] + 1}]
     assert {(gap["kind"], *gap["feeds"]) for gap in found["gaps"]} == {("no_trade", "import")}

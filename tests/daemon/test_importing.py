@@ -16,10 +16,12 @@ import pyarrow.parquet as pq
 import pytest
 import trio
 import zstandard
+from msgspec import structs
 
 from daemon import importing
 from daemon.config import Config, load
 from daemon.importing import Plan, Tally, What
+from storage import rejects
 from storage.errors import BadRequest, Unavailable
 from storage.mapping import Times
 from storage.records import Kind
@@ -226,7 +228,7 @@ def test_a_dry_run_shows_how_it_would_be_read_and_leaves_nothing(tmp_path: Path)
     assert not (tmp_path / "data").exists()
 
 
-async def test_refused_rows_are_counted_and_named_by_their_row(tmp_path: Path) -> None:
+async def test_refused_rows_are_counted_and_named_by_their_line(tmp_path: Path) -> None:
     rows = trades(10, ids=True)
     rows[3]["price"] = "minus one"
     rows[7]["ts_ms"] = ""
@@ -234,10 +236,156 @@ async def test_refused_rows_are_counted_and_named_by_their_row(tmp_path: Path) -
         lambda: candled(tmp_path / "data", str(csv(tmp_path / "a.csv", rows)), "--market", "M", "--create", "spot")
     )
     assert done.returncode == 1
-    assert "a.csv: row 4: price: expected a number" in done.stderr
-    assert "a.csv: row 8: timestamp: " in done.stderr
+    assert "a.csv: line 5: price: expected a number" in done.stderr
+    assert "a.csv: line 9: timestamp (ts_ms): expected milliseconds" in done.stderr
     assert "8 events taken" in done.stderr
     assert "2 refused" in done.stderr
+
+
+async def letters(data: Path) -> list[tuple[str, str]]:
+    """The dead letters, oldest first: where each event is from, and what is wrong with it."""
+    async with running(data) as stack:
+        found = await stack.door.run(rejects.listed, stack.rejects)
+    return [(json.loads(letter.event).get("origin"), letter.error) for letter in reversed(found)]
+
+
+async def test_a_bad_row_of_a_csv_file_is_refused_by_itself(tmp_path: Path) -> None:
+    """Whatever is wrong with it: it is named with its line, column and value, is kept as a dead letter."""
+    good = [f"{1_700_000_000_000 + i * 1000},5,{i}" for i in range(40)]
+    bad = {
+        7: ("yesterday,5,900", 'timestamp: expected ms since 1970 in ts_ms, as in the first rows, got "yesterday"'),
+        11: ("1700000000000,5", 'event: expected 3 fields, got 2: "1700000000000,5"'),
+        12: ("1700000000000,5,901,extra", 'event: expected 3 fields, got 4: "1700000000000,5,901,extra"'),
+        17: ("1700000000,5,902", 'got "1700000000"'),
+        18: ("1700000000000000,5,903", 'got "1700000000000000", which looks like us'),
+        21: ("1700000000000,-5,904", "price: expected a number ≥ 0, got "),
+        25: ("1700000000000,\xff,905", "event: not UTF-8"),
+        30: ('1700000000000,"5,906', "event: a quote is opened and not closed"),
+    }
+    lines = ["ts_ms,price,trade_id", *good]
+    for number, (line, _) in bad.items():
+        lines.insert(number - 1, line)
+    file = tmp_path / "a.csv"
+    file.write_bytes("\n".join(lines).encode("latin-1") + b"\n")
+    tally = await imported(tmp_path / "data", plan(file, market="M"))
+    assert (tally.rows, tally.accepted, tally.rejected) == (48, 40, 8)
+    for (number, (_, reason)), said in zip(bad.items(), tally.errors, strict=False):
+        assert said.startswith(f"a.csv: line {number}: ")
+        assert reason.removeprefix("timestamp: ") in said
+    kept = await letters(tmp_path / "data")
+    assert [origin for origin, _ in kept] == [f"a.csv line {number}" for number in bad]
+    assert all(reason in error for (_, reason), (_, error) in zip(bad.values(), kept, strict=True))
+    async with running(tmp_path / "data") as stack:
+        assert stack.intake.statistics().rejected_by == {}
+        assert sum(bar[6] for bar in await read(stack, "M", "1")) == 40
+
+
+async def test_a_bad_line_of_a_json_file_is_refused_by_itself_and_named_by_its_line(tmp_path: Path) -> None:
+    lines = [json.dumps(row) for row in trades(6, ids=True)]
+    lines.insert(2, '{"ts_ms": 1700000000000, "price": ')
+    lines.insert(4, "[1, 2]")
+    lines.insert(5, "")
+    lines.insert(6, json.dumps({"ts_ms": "soon", "price": 1, "trade_id": 99}))
+    file = tmp_path / "a.ndjson"
+    file.write_text("\n".join(lines))
+    tally = await imported(tmp_path / "data", plan(file, market="M"))
+    assert (tally.accepted, tally.rejected) == (6, 3)
+    third, fifth, seventh = tally.errors
+    assert third.startswith("a.ndjson: line 3: event: not JSON: truncated")
+    assert fifth.startswith("a.ndjson: line 5: event: expected `object`, got `array`")
+    assert seventh.startswith("a.ndjson: line 7: timestamp")
+    assert [origin for origin, _ in await letters(tmp_path / "data")] == [f"a.ndjson line {n}" for n in (3, 5, 7)]
+
+
+@pytest.mark.parametrize(("make", "where"), [(csv, "line 4"), (parquet, "row 3")])
+async def test_a_time_in_another_unit_than_the_first_is_refused(
+    tmp_path: Path, make: Callable[[Path, list[dict[str, object]]], Path], where: str
+) -> None:
+    rows = [{**row, "ts_ms": int(str(row["ts_ms"])) // 1000} for row in trades(6, ids=True)]
+    rows[2]["ts_ms"] = 1_700_000_000_000_000_000
+    file = make(tmp_path / f"a.{make.__name__}", rows)
+    with importing.sources(plan(file, market="M")) as (source,):
+        assert any("timestamp" in line and "(s since 1970)" in line for line in source.lines(""))
+    tally = await imported(tmp_path / "data", plan(file, market="M"))
+    assert (tally.accepted, tally.rejected) == (5, 1)
+    assert f"{where}: timestamp: expected s since 1970 in ts_ms, as in the first rows, got " in tally.errors[0]
+    assert "1700000000000000000" in tally.errors[0]
+    assert "which looks like ns" in tally.errors[0]
+
+
+async def test_a_value_that_an_expression_cannot_be_worked_out_of_is_refused(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"time": 1_700_000_000_000 + i, "bid": i, "ask": i + 2, "trade_id": i} for i in range(1, 20)
+    ]
+    rows[4]["bid"] = "n/a"
+    file = csv(tmp_path / "a.csv", rows)
+    wanted = structs.replace(plan(file, market="M", where="bid > 2"), given=(("(bid + ask) / 2", "price"),))
+    tally = await imported(tmp_path / "data", wanted)
+    assert (tally.accepted, tally.rejected) == (16, 1)
+    assert 'line 6: event: bid: expected a whole number, as in the first rows, got "n/a"' in tally.errors[0]
+
+
+async def test_rows_without_ids_are_known_again_packed_otherwise_and_with_others_behind_them(tmp_path: Path) -> None:
+    """Also those that say the same: as many of them count as a file has."""
+    rows = trades(60, ids=False)
+    rows[30:33] = [rows[30]] * 3
+    data = tmp_path / "data"
+    assert (await imported(data, plan(csv(tmp_path / "a.csv", rows), market="M"))).accepted == 60
+    packed = await imported(data, plan(csv(tmp_path / "b.csv.gz", rows), market="M"))
+    assert (packed.accepted, packed.duplicates, packed.corrected) == (0, 60, 0)
+    later = [{**row, "ts_ms": int(str(row["ts_ms"])) + 7_200_000} for row in trades(10, ids=False)]
+    longer = await imported(data, plan(csv(tmp_path / "a.csv", [*rows, rows[30], *later]), market="M"))
+    assert (longer.accepted, longer.duplicates, longer.corrected) == (11, 60, 0)
+    cut = await imported(data, plan(csv(tmp_path / "c.csv", rows[20:40]), market="M"))
+    assert (cut.accepted, cut.duplicates) == (0, 20)
+    other = await imported(data, plan(csv(tmp_path / "d.csv", rows), market="N"))
+    assert other.accepted == 60, "another market's"
+    async with running(data) as stack:
+        assert sum(bar[6] for bar in await read(stack, "M", "1")) == 71
+
+
+async def test_rows_of_one_instant_without_ids_keep_their_order_when_all_is_sent_again(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"timestamp": "2023-11-15T12:00:00Z", "price": 100 + n * 7 % 31} for n in range(31)
+    ]
+    for name, some in (("part", rows[:20]), ("whole", rows)):
+        await imported(tmp_path / "data", plan(csv(tmp_path / f"{name}.csv", some), market="M"))
+    async with running(tmp_path / "data") as stack:
+        ((_, first, _, _, last, _, count),) = await read(stack, "M", "1S")
+    assert (first, last, count) == (rows[0]["price"], rows[-1]["price"], 31)
+
+
+async def test_a_run_that_goes_on_calls_rows_what_the_one_before_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "ROWS", 7)
+    monkeypatch.setattr(importing, "FLYING", 1)
+    rows = [dict(row) for row in trades(10, ids=False) for _ in range(5)]
+    submit, asked = importing.Direct.submit, 0
+
+    async def failing(self: importing.Direct, body: bytes, what: What) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked > 3:
+            raise Unavailable("the plug was pulled")
+        return await submit(self, body, what)
+
+    file = csv(tmp_path / "a.csv", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(importing.Direct, "submit", failing)
+        with pytest.raises(ExceptionGroup):
+            await imported(tmp_path / "data", plan(file, market="M"))
+    tally = await imported(tmp_path / "data", plan(file, market="M"))
+    assert (tally.rows, tally.accepted, tally.duplicates) == (29, 29, 0)
+    (tmp_path / "data" / "imports").rename(tmp_path / "imports")
+    again = await imported(tmp_path / "data", plan(file, market="M"))
+    assert (again.accepted, again.duplicates, again.corrected) == (0, 50, 0)
+
+
+async def test_a_file_without_ids_is_announced_as_one(tmp_path: Path) -> None:
+    for ids in (True, False):
+        with importing.sources(plan(csv(tmp_path / "a.csv", trades(5, ids=ids)), market="M")) as (source,):
+            assert any("would count again" in line for line in source.lines("")) != ids
 
 
 async def test_a_market_that_is_not_there_ends_it_at_once(tmp_path: Path) -> None:

@@ -150,7 +150,7 @@ async def test_the_command_shows_what_it_reads_and_goes_through_a_running_daemon
         done = await command(data, "import", "--snapshots", str(file))
         assert done.returncode == 1
         assert "80 events taken" in done.stderr.decode()
-        assert "prices.csv: row 81: condition: expected one of MINT, NEAR_MINT" in done.stderr.decode()
+        assert "prices.csv: line 82: condition: expected one of MINT, NEAR_MINT" in done.stderr.decode()
         symbol = CARD.symbol
         out = tmp_path / "out.ndjson"
         exported = await command(data, "export", "--market", symbol, "--events", "-o", str(out))

@@ -50,12 +50,12 @@ def test_times_are_understood_however_they_are_written(tmp_path: Path, header: s
 @pytest.mark.parametrize(
     ("header", "values", "expected"),
     [
-        ("price,qty,side", "1.5,2,BUY", {"price": "1.5", "size": 2, "side": "buy"}),
-        ("px,amount,side", "1.5,2,s", {"price": "1.5", "size": 2, "side": "sell"}),
-        ("p,q,m", "1.5,2,true", {"price": "1.5", "size": 2, "side": "sell"}),
-        ("price,size,is_buyer_maker", "1.5,2,false", {"price": "1.5", "size": 2, "side": "buy"}),
-        ("price,volume,agg_id", "1.5,2,77", {"price": "1.5", "size": 2, "trade_id": 77}),
-        ("rate,tradeId,id", "1.5,7,8", {"price": "1.5", "trade_id": 7}),
+        ("price,qty,side", "1.5,2,BUY", {"price": "1.5", "size": "2", "side": "buy"}),
+        ("px,amount,side", "1.5,2,s", {"price": "1.5", "size": "2", "side": "sell"}),
+        ("p,q,m", "1.5,2,true", {"price": "1.5", "size": "2", "side": "sell"}),
+        ("price,size,is_buyer_maker", "1.5,2,false", {"price": "1.5", "size": "2", "side": "buy"}),
+        ("price,volume,agg_id", "1.5,2,77", {"price": "1.5", "size": "2", "trade_id": "77"}),
+        ("rate,tradeId,id", "1.5,7,8", {"price": "1.5", "trade_id": "7"}),
         ("price,blockNumber,txHash,logIndex", f"1.5,7,{HASH},3", {"block_number": 7, "transaction_hash": HASH}),
     ],
 )
