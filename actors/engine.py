@@ -22,7 +22,7 @@ from actors.reading import MOST, Astray, Window
 from actors.rounds import Round, made
 from actors.said import INDEX, NAMES
 from actors.tape import Newest, Tapes
-from actors.ticker import HOUR, SECONDS, Price, Ticker, last_day
+from actors.ticker import HOUR, SECONDS, LastPrice, Price, Ticker, last_day
 from actors.topics import Subscription, Topic
 from actors.vamm import SECOND
 from actors.writer import Writer
@@ -124,6 +124,7 @@ class Engine:
         self._credit, self._credited = SAVED, monotonic()
         self._load = 0.0  # of a core's time, over the newest stretch of LOOK
         self._traded = lively
+        self._refreshing: set[MarketActor] = set()
         self.live = LivePrices(self._seen, self._looks, self._lively, self._moves)
         self.tapes = Tapes(self.caught_up, lambda: self._writer.rounds, trades)
         self._looked, self._used = monotonic(), process_time()
@@ -268,6 +269,32 @@ class Engine:
     async def _lively(self) -> list[int]:
         traded = await self._traded() if self._traded is not None else ()
         return sorted({*traded, *self._tickers})
+
+    def tick(self, symbol: str) -> LastPrice | None:
+        """The newest price of a market that somebody watches; None where it is being read, or there is none."""
+        slot = self._slots.get(symbol)
+        ticker = None if slot is None else self._tickers.get(slot)
+        if slot is None or ticker is None:
+            return None
+        if not ticker.sure:
+            self._refresh(self._actors[slot])
+            return None
+        return ticker.tick()
+
+    def _refresh(self, actor: MarketActor) -> None:
+        """Have the last day of a market read again."""
+        if actor in self._refreshing or self._nursery is None:
+            return
+        self._refreshing.add(actor)
+
+        async def look() -> None:
+            try:
+                with suppress(Unavailable, trio.ClosedResourceError):
+                    await actor.ask(lambda: actor.look(lambda _: None))
+            finally:
+                self._refreshing.discard(actor)
+
+        self._nursery.start_soon(look)
 
     async def still(self, market: Market, basis: Basis) -> int | None:
         """The market's seq, if what was read of it on this basis would be read now again; sees everything that was

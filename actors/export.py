@@ -26,6 +26,7 @@ from storage.listing import Place, Unflushed
 from storage.measures import MEASURES, RATIOS, Rule, wired
 from storage.partials import Partials
 from storage.partials import concat as together
+from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.retention import closed_for
 from storage.store import History
@@ -95,7 +96,7 @@ class Exporter:
             stop = high
             if following is not None:
                 stop = min(high, _bucket(calendar, resolution, _start(calendar, stored, following)))
-            for a, b in await self._pieces(market, stored, resolution, calendar, begin, stop):
+            for a, b in await self._pieces(market, stored, resolution, calendar, begin, stop, some):
                 found = await self._partials(market, stored, a, b)
                 start = max(start, self._engine.first(market.kind, stored))  # which may have risen meanwhile
                 rows = await self._aside(_bars, found, calendar, resolution, start, end)
@@ -142,21 +143,31 @@ class Exporter:
         return await trio.to_thread.run_sync(lambda: work(*arguments), limiter=self._threads)
 
     async def _days(self, market: Market) -> list[int]:
-        """The days that have bars, ascending."""
+        """The days that have bars, ascending; where files of days cannot be read, all that may have some."""
         await self._engine.caught_up()
         while True:
-            old, applied = await self._store.changed(market.kind, DAY, market.slot, -1, FAR)
+            old, applied = await self._store.days(market.kind, market.slot)
             late = await self._engine.late(market, DAY, -FAR, FAR, applied)
             if late is not None:
                 return sorted({*old, *late["t"].tolist()})
 
     async def _pieces(
-        self, market: Market, stored: int, resolution: Resolution, calendar: Calendar, begin: int, stop: int
+        self,
+        market: Market,
+        stored: int,
+        resolution: Resolution,
+        calendar: Calendar,
+        begin: int,
+        stop: int,
+        days: Sequence[int],
     ) -> list[tuple[int, int]]:
-        """What is to be read at a time between two instants."""
+        """What is to be read at a time between two instants, which these days lie between."""
         if stored > 1:
             return [(begin, stop)] if begin < stop else []
-        hours = np.unique((await self._partials(market, HOUR, begin - begin % HOUR, stop))["t"])
+        try:
+            hours = np.unique((await self._partials(market, HOUR, begin - begin % HOUR, stop))["t"])
+        except BrokenPartition:  # seconds can be read without the hours: all that these days may have
+            hours = np.unique(np.add.outer(days, np.arange(-DAY, 2 * DAY, HOUR)))
         cuts = np.unique(np.append(np.clip(calendar.bucket(resolution, hours), begin, stop), stop))
         return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)) if len(hours) else []
 

@@ -14,7 +14,7 @@ import trio
 
 from actors.bars import Reason
 from actors.hub import Hub, Sink
-from actors.ticker import Price, Tick, Ticker
+from actors.ticker import LastPrice, Price, Ticker
 from storage.errors import Unavailable
 from storage.records import Market
 
@@ -28,7 +28,7 @@ PIECE = 50  # markets that are looked at in a row
 class Look:
     """What one market shows at one moment."""
 
-    def __init__(self, market: Market, seq: int, tick: Tick | None, ticker: Ticker, now: int) -> None:
+    def __init__(self, market: Market, seq: int, tick: LastPrice | None, ticker: Ticker, now: int) -> None:
         """`ticker` is asked for more before anything else runs."""
         self.market, self.seq, self.tick = market, seq, tick
         self._ticker, self._now = ticker, now
@@ -95,7 +95,7 @@ class Face:
         self.followers: set[LiveSubscription] = set()  # by name
         self.looked = -math.inf
         self.due = math.inf  # when it is to be looked at next
-        self.tick: Tick | None = None
+        self.tick: LastPrice | None = None
         self.move = 0  # the newest on any wire
         self.reading = False
 
@@ -104,7 +104,7 @@ class Face:
         tick = look.tick
         if tick is not None and self.tick is not None and tick.time < self.tick.time:
             # What was taken back was the newest. Charts do not go back in time.
-            look.tick = tick = Tick(self.tick.time, tick.price, 0.0)
+            look.tick = tick = LastPrice(self.tick.time, tick.price, 0.0)
         self.tick, self.symbol = tick, look.market.market_symbol
         moved = []
         for wire in wires:

@@ -315,13 +315,37 @@ class Reading:
         first = int(times[0]) if len(times) else FAR
         if ring.floor == ALWAYS:
             return first
-        old, applied = await self._store.between(self.kind, DAY, self.record.slot, -FAR, FAR)
-        late = self._late(DAY, applied)
-        times = np.concatenate([old["t"], late["t"]])
-        return min(first, int(times.min()) - DAY) if len(times) else first
+        days, applied = await self._store.days(self.kind, self.record.slot)
+        days += self._late(DAY, applied)["t"].tolist()
+        return min(first, min(days) - DAY) if days else first
 
     async def _newest_bars(self, resolution: Resolution, before: int, count: int, charted: bool = False) -> View:
-        """The `count` newest shown bars with t < before, or all there are."""
+        """The `count` newest shown bars with t < before, or all there are.
+
+        Where a file cannot be read, what is newer may be enough: it was looked into for more bars than that.
+        """
+        try:
+            return await self._newest_read(resolution, before, count, charted)
+        except BrokenPartition as error:
+            broken = error
+        while True:
+            first = int(self._calendar.bucket(resolution, np.array([broken.part.high]))[0])
+            if first < broken.part.high:
+                first = int(self._calendar.next(resolution, np.array([first]))[0])
+            if first >= before:
+                raise broken
+            try:
+                bars = await self._bars(resolution, first, before, charted)
+            except BrokenPartition as newer:
+                if newer.part.high <= broken.part.high:
+                    raise
+                broken = newer
+                continue
+            if bars.n < count:
+                raise broken
+            return bars.take(slice(bars.n - count, None))
+
+    async def _newest_read(self, resolution: Resolution, before: int, count: int, charted: bool) -> View:
         stored = rung(resolution)
         if resolution.seconds == stored:
             bars = (await self._newest_view(stored, before, count, charted)).visible()

@@ -67,7 +67,7 @@ class Brief(Struct, frozen=True):
     updated: int | None  # µs: the newest event that set the price, the funding rate or the open interest
 
 
-class Tick(Struct, frozen=True):
+class LastPrice(Struct, frozen=True):
     """The newest price, as tickers on a wall show it."""
 
     time: int  # seconds, of the event that set it
@@ -407,14 +407,14 @@ class Ticker:
             self._told("market_depth", since),
         )
 
-    def tick(self) -> Tick | None:
+    def tick(self) -> LastPrice | None:
         """The newest price; None where there is none, or it is not of the days that are kept."""
         self._write()
         price = self._last(self._minutes.column(CLOSE))
         if price is None or self._priced < 0:
             return None
         second = self._priced // MICROS
-        return Tick(second, price, wire(amount(self._seconds.get(second, 0))))
+        return LastPrice(second, price, wire(amount(self._seconds.get(second, 0))))
 
     def moves(self, now: int) -> int:
         """The next second at which windows show something else though nothing is said."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 from msgspec import structs
@@ -14,6 +15,7 @@ from actors.topics import Subscription, Topic
 from storage.calendar import Resolution, rung
 from storage.candles import Ended
 from storage.events import Array
+from storage.partitions import BrokenPartition
 from storage.records import Market
 from storage.retention import Floors
 from storage.schema import RUNGS
@@ -102,7 +104,9 @@ class Watched(Reading):
 
     async def _opening(self, feed: Feed, count: int, since: int | None) -> Start:
         if since is not None:
-            found = await self._since(feed, since)
+            found = None
+            with suppress(BrokenPartition):  # what changed in there cannot be told; the newest bars may lie elsewhere
+                found = await self._since(feed, since)
             if found is not None:
                 return found
         bars = self._shown(feed, await self._newest_bars(feed.resolution, FAR, max(count, 1)))

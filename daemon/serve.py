@@ -19,14 +19,13 @@ from daemon.recovery import Recovered
 from daemon.stack import Stack, StackSettings, opening
 from storage import keys
 from web.app import create_app
-from web.channels import channels
 from web.context import Rates, Services, WebSettings
+from web.doors import sockets
 from web.hot import Hot
 from web.listener import Endpoint, listen
 from web.outbox import WsLimits
 from web.pusher.apps import PusherSettings
 from web.pusher.endpoint import GOODBYES, Pusher
-from web.stream import BarStreams
 
 log = structlog.get_logger("candled")
 Until = Callable[[], Awaitable[None]]
@@ -68,7 +67,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             gc.set_threshold(50_000, 20, 50)
 
         may_read = readable if config.auth == "token" else None
-        streams = BarStreams(stack.engine, stack.hub, limits, may_read, channels(stack.engine, stack.registry))
+        streams = sockets(stack.engine, stack.registry, stack.hub, limits, may_read)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
             nursery.start_soon(pusher.run)
@@ -76,7 +75,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             async def listening(task_status: trio.TaskStatus[tuple[str, int]]) -> None:
                 await listen(
                     app,
-                    {"/ws": streams.serve, "/app/{key}": channels_of_apps, "/ws/app/{key}": channels_of_apps},
+                    {**streams, "/app/{key}": channels_of_apps, "/ws/app/{key}": channels_of_apps},
                     host=config.host,
                     port=config.port,
                     hub=stack.hub,

@@ -111,16 +111,36 @@ def changed(db: Connection, kind: str, rung: int, market: int, since: int, limit
 
 
 def last_change(db: Connection, kind: str, market: int) -> int:
-    """The newest seq that changed an archived daily bar of this market; 0 where there is none."""
+    """The newest seq that changed an archived daily bar of this market; 0 where there is none.
+
+    Of a file that cannot be read it is the newest that changed anything in it.
+    """
     found = sorted(_all_of(db, kind, DAY, market), key=lambda part: -part.rev_high)
     root = partitions.folder(db) if found else Path()
     newest = 0
     for part in found:
         if part.rev_high <= newest:
             break
-        table = _of_market(root, part, market, -EVER, EVER, ("market", "t", "rev"))
-        newest = max(newest, int(table.column("rev").to_numpy().max(initial=0)))
+        try:
+            table = _of_market(root, part, market, -EVER, EVER, ("market", "t", "rev"))
+        except BrokenPartition:
+            newest = part.rev_high
+        else:
+            newest = max(newest, int(table.column("rev").to_numpy().max(initial=0)))
     return newest
+
+
+def days(db: Connection, kind: str, market: int) -> Array:
+    """The days of one market that have an archived bar; of a file that cannot be read, all that it may speak of."""
+    found = _all_of(db, kind, DAY, market)
+    root = partitions.folder(db) if found else Path()
+    times = [np.zeros(0, np.int64)]
+    for part in found:
+        try:
+            times.append(_of_market(root, part, market, -EVER, EVER, ("market", "t")).column("t").to_numpy())
+        except BrokenPartition:
+            times.append(np.arange(part.t_low, part.t_high + 1, DAY))
+    return np.unique(np.concatenate(times))
 
 
 def births(db: Connection, kind: str, rung: int, markets: Array, times: Array) -> pa.Table:

@@ -179,6 +179,14 @@ def last_change(db: Connection, kind: str, market: int) -> int:
     return max(int(found or 0), archive.last_change(db, kind, market))
 
 
+def days(db: Connection, kind: str, market: int) -> list[int]:
+    """The days of one market that have a bar, ascending; of what cannot be read, all that may have one."""
+    both = _both(kind, ONE_DAY, "t", "market = ?")
+    rows = db.execute(f"SELECT DISTINCT t FROM ({both})", [market, market]).fetchnumpy()
+    found: list[int] = np.union1d(rows["t"], archive.days(db, kind, market)).tolist()
+    return found
+
+
 def ended(db: Connection, rung: int, market: int, since: int, limit: int) -> list[Ended]:
     """The buckets of one market whose bar ended after this seq, at most `limit`."""
     return db.execute(

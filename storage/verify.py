@@ -135,14 +135,13 @@ def compared(
             expected = refold.bars(view, kind, piece.slots, begin, end, pause)
             hidden = _Hidden(view, kind, days)
             for rung in schema.RUNGS:
-                try:
-                    found = _stored(view, source.folder, kind, rung, begin, end, piece)
-                except BrokenPartition as error:
-                    for tally in days.values():
-                        tally.problems[str(error)] = None
-                    continue
-                have = hidden.without(found, rung)
-                want = _born(hidden.without(expected[rung], rung), have, begin)
+                found, unread = _stored(view, source.folder, kind, rung, begin, end, piece)
+                for error in unread:
+                    for each in range(max(begin, error.part.low), min(end, error.part.high), DAY):
+                        if each in days:
+                            days[each].problems[str(error)] = None
+                have = hidden.without(_beside(found, unread), rung)
+                want = _born(hidden.without(_beside(expected[rung], unread), rung), have, begin)
                 pause()
                 odd = np.zeros(0, np.int64)
                 if not want.equals(have):
@@ -334,14 +333,33 @@ def _read(folder: Path, part: Part, columns: Sequence[str] | None = None, piece:
         raise BrokenPartition(part, error) from error
 
 
-def _stored(view: View, folder: Path, kind: str, rung: int, begin: int, end: int, piece: _Piece) -> pa.Table:
-    """The stored bars of some markets, summed, without `whole`."""
+def _beside(table: pa.Table, unread: Sequence[BrokenPartition]) -> pa.Table:
+    """The bars of which no row can lie in one of these files."""
+    if not unread:
+        return table
+    market, t = table.column("market").to_numpy(), table.column("t").to_numpy()
+    keep = np.ones(table.num_rows, np.bool_)
+    for part in (error.part for error in unread):
+        mine = (market >= part.market_low) & (market <= part.market_high)
+        keep &= ~(mine & (t >= part.low) & (t < part.high))
+    return table.filter(pa.array(keep))
+
+
+def _stored(
+    view: View, folder: Path, kind: str, rung: int, begin: int, end: int, piece: _Piece
+) -> tuple[pa.Table, list[BrokenPartition]]:
+    """The stored bars of some markets, summed, without `whole`; and the files of theirs that cannot be read."""
     where = "WHERE t >= ? AND t < ? AND market BETWEEN ? AND ?"
     values = [begin, end, piece.low, piece.high]
     fresh = view.db.sql(f"{refold.alike(kind)}, whole FROM ({recent(kind, rung)}) {where}", params=values)
     tables = [fresh.to_arrow_table()]
+    unread: list[BrokenPartition] = []
     for part in partitions.among(view.db, kind, rung, (piece.low, piece.high), (begin, end)):
-        table = _read(folder, part, None, piece)
+        try:
+            table = _read(folder, part, None, piece)
+        except BrokenPartition as error:
+            unread.append(error)
+            continue
         t, market = table.column("t").to_numpy(), table.column("market").to_numpy()
         mine = (t >= begin) & (t < end) & (market >= piece.low) & (market <= piece.high)
         tables.append(table.filter(pa.array(mine)))
@@ -352,11 +370,11 @@ def _stored(view: View, folder: Path, kind: str, rung: int, begin: int, end: int
     alone = np.append(True, keys[1:] != keys[:-1]) & np.append(keys[1:] != keys[:-1], True)[: len(keys)]
     single = every.drop_columns("whole").cast(refold.EMPTY[kind].schema)
     if alone.all():
-        return single.combine_chunks()
+        return single.combine_chunks(), unread
     # Most buckets have one row, which is its own sum.
     merged = refold.summed(view.adder, kind, [every.filter(pa.array(~alone))]).cast(refold.EMPTY[kind].schema)
     both = pa.concat_tables([single.filter(pa.array(alone)), merged])
-    return both.take(pa.array(np.argsort(_key(both, begin, end - begin)))).combine_chunks()
+    return both.take(pa.array(np.argsort(_key(both, begin, end - begin)))).combine_chunks(), unread
 
 
 def _key(table: pa.Table, begin: int, length: int) -> Array:

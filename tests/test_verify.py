@@ -373,6 +373,29 @@ async def test_a_file_of_bars_that_is_gone_or_damaged_is_made_again_from_events(
         assert await bars(stack) == before
 
 
+async def test_a_file_that_is_gone_is_named_on_its_days_and_all_others_are_compared(tmp_path: Path) -> None:
+    async with running(tmp_path) as stack:
+        await say(stack, *(trade(day * DAY, 100 + day) for day in (0, 1)))
+        await archived(stack)
+        await say(stack, trade(2 * DAY, 102))
+        await flush(stack)
+    (gone, _) = files(tmp_path, "archive/spot/1m/2023-11*")
+    gone.unlink()
+    async with running(tmp_path) as stack:
+        await corrupt(stack, "UPDATE spot_60_recent SET volume = volume + 1")
+        lines = await verified(stack)
+    assert list(damage(lines)) == [str(gone.relative_to(tmp_path))]
+    first, second, third = (line for line in lines if isinstance(line, Day))
+    assert [str(gone.relative_to(tmp_path)) in why for why in first.problems] == [True]
+    assert (second.problems, third.problems) == ([], [])
+    bars_of = [{rung.resolution: rung.bars for rung in day.rungs} for day in (first, second, third)]
+    assert bars_of == [{**dict.fromkeys(FOLDERS.values(), 1), "1m": n} for n in (0, 1, 1)]
+    assert (first.differences, second.differences, third.differences) == (0, 0, 1)
+    assert [(one.resolution, one.time, one.measure) for one in differences(lines)] == [
+        ("1m", NOON + 2 * DAY, "volume"),
+    ]
+
+
 async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
         await say(stack, trade(0, 100), trade(60, 101))

@@ -14,7 +14,7 @@ SIGNED = ("events", "batch_events", "occupied", "channel", "users", "terminate",
 WANTED: dict[str, Scope | None] = {
     "health.alive": None,
     "health.ready": None,
-    "sockets.ws": None,
+    **{f"sockets.{name}": None for name in ("ws", "lightweight", "tradingview", "ingest")},
     "reference.document": None,
     "reference.page": None,
     "reference.style": None,

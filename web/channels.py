@@ -82,7 +82,7 @@ class PriceChannel:
                 raise UnknownMarket(name)
         markets = {slot: self._names.market(slot) for slot in slots.values()}
         if self._some is None:
-            self._session.admit()
+            self._session.admit_one()
             self._some = _subscription(self._session, PRICES, every=False)
         symbols = [market.market_symbol for market in markets.values()]
         try:
@@ -163,7 +163,7 @@ class TradeChannel:
         if key in self._tapes:
             self._leave(key)
         else:
-            self._session.admit()
+            self._session.admit_one()
         subscription = TapeSubscription(self._session.hub, self._session.outbox, TRADES)
         greeting = worded(SubscribedTrades("trades", market.market_symbol, id))
         await self._feeds.tapes.follow(subscription, market.slot, market.market_symbol, asked.limit, lambda: greeting)
@@ -195,7 +195,7 @@ async def _followed(
 ) -> LiveSubscription:
     """A subscription to all markets; in place of the one before."""
     if before is None:
-        session.admit()
+        session.admit_one()
     subscription = _subscription(session, wire, every=True)
 
     def begun() -> bytes:

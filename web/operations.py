@@ -42,6 +42,7 @@ from web import (
 from web.pusher import permits, rest
 
 TEXT, HTML, CSS = "text/plain", "text/html", "text/css"
+SOCKETS = ("ws", "lightweight", "tradingview", "ingest")
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -266,7 +267,7 @@ OPERATIONS: dict[str, Operation] = {
         errors=(409,),
     ),
     "admin.backup_progress": Operation(answer=backups.Told | None),
-    "admin.verify": Operation(kinds=(NDJSON,), answer=audit.Line, body=admin.Verified, example={}, errors=(404,)),
+    "admin.verify": Operation(kinds=(NDJSON,), answer=audit.Line, body=admin.Verified, example={}, errors=(404, 409)),
     "events.stream": Operation(kinds=("text/event-stream",), query=events.EventsQuery, errors=(503,)),
     "rest.events": Operation(
         answer=dict[str, Any],
@@ -297,7 +298,7 @@ OPERATIONS: dict[str, Operation] = {
     "permits.user": Operation(
         answer=permits.Permit, body=permits.Form, bodies=(FORM,), example={"socket_id": "1.1"}, errors=(403,)
     ),
-    "sockets.ws": Operation(status=101, kinds=(), errors=(426,)),
+    **{f"sockets.{name}": Operation(status=101, kinds=(), errors=(426,)) for name in SOCKETS},
     "reference.document": Operation(answer=dict[str, Any]),
     "reference.page": Operation(kinds=(HTML,)),
     "reference.style": Operation(kinds=(CSS,)),

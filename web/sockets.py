@@ -15,7 +15,30 @@ class UpgradeNeeded(CandledError):
 @sockets.get("/ws")
 async def ws() -> Response:
     """Nothing but how to come again."""
-    raise UpgradeNeeded(
-        f'{request().path} is a WebSocket: connect with `new WebSocket("ws://HOST:PORT/ws")`, or any client that sends'
+    raise _needed()
+
+
+@sockets.get("/api/lightweight/realtime")
+async def lightweight() -> Response:
+    """Nothing but how to come again."""
+    raise _needed()
+
+
+@sockets.get("/api/tradingview/stream")
+async def tradingview() -> Response:
+    """Nothing but how to come again."""
+    raise _needed()
+
+
+@sockets.get("/api/ingest/stream")
+async def ingest() -> Response:
+    """Nothing but how to come again."""
+    raise _needed()
+
+
+def _needed() -> UpgradeNeeded:
+    path = request().path
+    return UpgradeNeeded(
+        f'{path} is a WebSocket: connect with `new WebSocket("ws://HOST:PORT{path}")`, or any client that sends'
         " 'Connection: Upgrade', 'Upgrade: websocket' and 'Sec-WebSocket-Version: 13'"
     )

@@ -49,22 +49,17 @@ REVOKED_SECONDS = 2.0  # between looks at the key of an open connection
 KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
 
 
-class BarStreams:
-    """The endpoint: what its sessions share. `serve` is a handler of the listener."""
+class Guarded:
+    """An endpoint for whoever may read. `serve` is a handler of the listener."""
 
-    def __init__(
-        self,
-        streams: Streams,
-        hub: Hub,
-        limits: WsLimits,
-        may_read: MayRead | None = None,
-        channels: Mapping[str, "Make"] = MappingProxyType({}),
-    ) -> None:
-        """`may_read` judges the key of the handshake or of the first message; without it, everybody may. `channels`
-        are those beside `bars`."""
+    def __init__(self, hub: Hub, limits: WsLimits, may_read: MayRead | None) -> None:
+        """`may_read` judges the key of the handshake or of the first message; without it, everybody may."""
         self.hub, self.limits = hub, limits
-        self.channels: dict[str, Make] = {"bars": lambda session: BarChannel(session, streams), **channels}
         self._may_read = may_read
+
+    def talk(self, socket: Socket) -> "Talk":
+        """What is said on one connection."""
+        raise NotImplementedError
 
     async def serve(self, socket: Socket) -> None:
         """Answer one connection until it ends."""
@@ -74,11 +69,30 @@ class BarStreams:
                 socket.close(1008, KEY_NEEDED)
                 return
             socket.nursery.start_soon(_hold_to, socket, self._may_read, key)
-        session = Session(self, socket)
+        talk = self.talk(socket)
         try:
-            await session.run()
+            await talk.run()
         finally:
-            session.close()
+            talk.close()
+
+
+class BarStreams(Guarded):
+    """`/ws`."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        hub: Hub,
+        limits: WsLimits,
+        may_read: MayRead | None = None,
+        channels: Mapping[str, "Make"] = MappingProxyType({}),
+    ) -> None:
+        """`channels` are those beside `bars`."""
+        super().__init__(hub, limits, may_read)
+        self.channels: dict[str, Make] = {"bars": lambda session: BarChannel(session, streams), **channels}
+
+    def talk(self, socket: Socket) -> "Session":
+        return Session(self, socket)
 
 
 async def _hold_to(socket: Socket, may_read: MayRead, key: str) -> None:
@@ -161,13 +175,15 @@ class Channel(Protocol):
 Make = Callable[["Session"], Channel]
 
 
-class Session:
-    """One connection's subscriptions, and its messages, answered in order."""
+class Talk:
+    """What is said on one connection, answered in order."""
 
-    def __init__(self, shared: BarStreams, socket: Socket) -> None:
+    actions = ACTIONS
+
+    def __init__(self, shared: Guarded, socket: Socket) -> None:
         self.hub, self.limits, self.nursery, self.outbox = shared.hub, shared.limits, socket.nursery, socket.outbox
+        self.channel: str | msgspec.UnsetType = msgspec.UNSET  # that the message at hand names
         self._socket = socket
-        self._channels: dict[str, Channel] = {name: make(self) for name, make in shared.channels.items()}
         self._flood = Flood(self.limits)
 
     async def run(self) -> None:
@@ -188,8 +204,6 @@ class Session:
 
     def close(self) -> None:
         """Leave every stream."""
-        for channel in self._channels.values():
-            channel.close()
 
     def answer(self, answer: Answer) -> None:
         """Send it at once."""
@@ -200,57 +214,84 @@ class Session:
         """Close the connection."""
         self._socket.close(code, reason)
 
-    def admit(self) -> None:
-        """Raise where one more subscription would be too many."""
-        if sum(channel.count for channel in self._channels.values()) >= self.limits.subscriptions:
+    def admit(self, subscriptions: int) -> None:
+        """Raise where so many subscriptions and one more would be too many."""
+        if subscriptions >= self.limits.subscriptions:
             raise Refused("too_many_subscriptions", f"a connection may have {self.limits.subscriptions} subscriptions")
+
+    async def heed(self, action: str, said: dict[str, Any], id: Id | msgspec.UnsetType) -> None:
+        """Do what a message says."""
+        raise NotImplementedError
 
     async def _take(self, message: str | bytes) -> None:
         """Answer one message. Whatever it is, the connection stays."""
         id: Id | msgspec.UnsetType = msgspec.UNSET
-        channel: str | msgspec.UnsetType = msgspec.UNSET
-        channels = ", ".join(self._channels)
+        self.channel = msgspec.UNSET
         try:
             said = _said(message)
             id = _id(said)
             action = said.get("action")
             if not isinstance(action, str):
-                raise Refused("invalid_message", f"action: {_instead(said, 'action', ACTIONS)}")
+                raise Refused("invalid_message", f"action: {instead(said, 'action', self.actions)}")
             if action == "ping":
                 self.answer(Pong(id))
-                return
-            if action == "authenticate":  # whoever got this far may read, with any key or none
+            elif action == "authenticate":  # whoever got this far may read, with any key or none
                 self.answer(Authenticated(id))
-                return
-            if action not in ("subscribe", "unsubscribe"):
-                raise Refused("unknown_action", f"action: {_instead(said, 'action', ACTIONS)}")
-            named = said.get("channel")
-            if not isinstance(named, str):
-                raise Refused("invalid_message", f"channel: {_instead(said, 'channel', channels)}")
-            if len(named) <= LONGEST_ID:
-                channel = named
-            if named not in self._channels:
-                raise Refused("unknown_channel", f"channel: {_instead(said, 'channel', channels)}")
-            if action == "subscribe":
-                await self._channels[named].subscribe(said, id)
-                self.outbox.flush()
             else:
-                self._channels[named].unsubscribe(said, id)
-        except Refused as refusal:
-            self.answer(Error(refusal.code, str(refusal), channel, id))
-        except UnknownResolution as error:
-            self.answer(Error("unknown_resolution", str(error), channel, id))
-        except BadRequest as error:
-            self.answer(Error("invalid_message", str(error), channel, id))
-        except UnknownMarket as error:
-            self.answer(Error("unknown_symbol", str(error), channel, id))
-        except Unavailable as error:
-            self.answer(Error("unavailable", str(error), channel, id))
-        except CandledError as error:
-            self.answer(Error("internal", str(error), channel, id))
-        except Exception:
-            log.exception("a message on /ws could not be answered")
-            self.answer(Error("internal", "candled failed at this; its log says why", channel, id))
+                await self.heed(action, said, id)
+                self.outbox.flush()
+        except Exception as error:
+            self.answer(self.failed(error, id))
+
+    def failed(self, error: Exception, id: Id | msgspec.UnsetType = msgspec.UNSET) -> Error:
+        """What went wrong, as it is answered."""
+        match error:
+            case Refused():
+                return Error(error.code, str(error), self.channel, id)
+            case UnknownResolution():
+                return Error("unknown_resolution", str(error), self.channel, id)
+            case BadRequest():
+                return Error("invalid_message", str(error), self.channel, id)
+            case UnknownMarket():
+                return Error("unknown_symbol", str(error), self.channel, id)
+            case Unavailable():
+                return Error("unavailable", str(error), self.channel, id)
+            case CandledError():
+                return Error("internal", str(error), self.channel, id)
+        log.error("a message on a socket could not be answered", exc_info=error)
+        return Error("internal", "candled failed at this; its log says why", self.channel, id)
+
+
+class Session(Talk):
+    """One connection of `/ws`."""
+
+    def __init__(self, shared: BarStreams, socket: Socket) -> None:
+        super().__init__(shared, socket)
+        self._channels: dict[str, Channel] = {name: make(self) for name, make in shared.channels.items()}
+
+    def close(self) -> None:
+        for channel in self._channels.values():
+            channel.close()
+
+    def admit_one(self) -> None:
+        """Raise where one more subscription would be too many."""
+        self.admit(sum(channel.count for channel in self._channels.values()))
+
+    async def heed(self, action: str, said: dict[str, Any], id: Id | msgspec.UnsetType) -> None:
+        channels = ", ".join(self._channels)
+        if action not in ("subscribe", "unsubscribe"):
+            raise Refused("unknown_action", f"action: {instead(said, 'action', ACTIONS)}")
+        named = said.get("channel")
+        if not isinstance(named, str):
+            raise Refused("invalid_message", f"channel: {instead(said, 'channel', channels)}")
+        if len(named) <= LONGEST_ID:
+            self.channel = named
+        if named not in self._channels:
+            raise Refused("unknown_channel", f"channel: {instead(said, 'channel', channels)}")
+        if action == "subscribe":
+            await self._channels[named].subscribe(said, id)
+        else:
+            self._channels[named].unsubscribe(said, id)
 
 
 class BarChannel:
@@ -272,7 +313,7 @@ class BarChannel:
         key = market.market_symbol, resolution.name
         before = self._subscriptions.get(key)
         if before is None:
-            session.admit()
+            session.admit_one()
         conflate_ms = max(asked.conflate_ms, limits.conflate_ms)
         label = Label(*key, self._streams.epoch)
 
@@ -377,9 +418,9 @@ def _id(said: dict[str, Any]) -> Id | msgspec.UnsetType:
         return id
     if isinstance(id, bool) or not isinstance(id, str | int) or len(str(id)) > LONGEST_ID:
         wanted = f"a text or an integer of at most {LONGEST_ID} characters"
-        raise Refused("invalid_message", f"id: {_instead(said, 'id', wanted)}")
+        raise Refused("invalid_message", f"id: {instead(said, 'id', wanted)}")
     return id
 
 
-def _instead(said: dict[str, Any], name: str, wanted: str) -> str:
+def instead(said: dict[str, Any], name: str, wanted: str) -> str:
     return f"expected {wanted}, got {shown(said[name])}" if name in said else f"needed, {wanted}"

@@ -9,10 +9,9 @@ import trio
 
 from tests.web.conftest import NOW, Web, serving
 from tests.ws_client import Client, connected
-from web.channels import channels
-from web.listener import Handler, listen
+from web.doors import sockets
+from web.listener import listen
 from web.outbox import WsLimits
-from web.stream import BarStreams
 
 
 class Streaming:
@@ -26,12 +25,6 @@ class Streaming:
         return connected(self.port, path, **more)
 
 
-def handlers(web: Web, limits: WsLimits) -> dict[str, Handler]:
-    """Every socket that the daemon serves."""
-    stack = web.stack
-    return {"/ws": BarStreams(stack.engine, stack.hub, limits, None, channels(stack.engine, stack.registry)).serve}
-
-
 @asynccontextmanager
 async def streaming(folder: Path, now: float = NOW, auth: str = "open", **limits: Any) -> AsyncIterator[Streaming]:
     """A running daemon but for its process, with one spot market called GOLD."""
@@ -43,7 +36,7 @@ async def streaming(folder: Path, now: float = NOW, auth: str = "open", **limits
         async def serve(*, task_status: Any) -> None:
             await listen(
                 web.app,
-                handlers(web, limit),
+                sockets(web.stack.engine, web.stack.registry, web.stack.hub, limit, None),
                 host="127.0.0.1",
                 port=0,
                 hub=web.stack.hub,
