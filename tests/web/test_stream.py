@@ -592,6 +592,7 @@ async def test_a_stalled_reader_delays_nobody_and_comes_back_with_a_snapshot() -
             # Each time that the socket took something there was a snapshot; the last one waits for it.
             assert served.markets.resnapshots == lagged - 1
             (stalled,) = (one for one in served.markets.stream().topic.subscriptions if not one.plain)
+            assert isinstance(stalled.sink, Outbox)
             assert stalled.sink.pending < 4 * CHUNK
         slow.settimeout(5)
         late, data = Chart(), b""
