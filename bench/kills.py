@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from bench.victim import PARTS, Marks
+from bench.victim import PARTS, SHORT, Marks
 
 ROOT = Path(__file__).parent.parent
 LANES = 4
@@ -348,10 +348,9 @@ class Killing:
                 time.sleep(0.001)
             time.sleep(chance.random() * 0.3)
             if instant in PARTS:
-                at_once = ("commit", "spill", "move", "trim", "checkpoint", "rename", "adopt", "unlink")
-                wait = 0.0 if instant in at_once else chance.random() * 0.03
+                wait = 0.0 if instant in SHORT else chance.random() * 0.03
                 while not marks.inside(instant) and time.monotonic() < deadline:
-                    pass
+                    time.sleep(0.0005)
                 time.sleep(wait)
         finally:
             process.kill()

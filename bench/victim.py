@@ -9,8 +9,10 @@ INSTANT, one of PARTS, is had often.
 """
 
 import mmap
+import random
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -31,6 +33,8 @@ PARTS = (
     *("commit", "flush", "recovery", "rebuild", "compaction", "spill", "seal", "move", "trim", "merge", "checkpoint"),
     *MOVES,
 )
+SHORT = ("commit", "spill", "move", "trim", "checkpoint", "rename", "adopt", "unlink")  # over as soon as begun
+LINGERS = 0.005  # seconds, before or after what a short part does, where a kill in it is wanted
 CHECKPOINT_BYTES = 60_000  # of the store's log, so that there are some
 COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 
@@ -38,7 +42,9 @@ COUNTERS = struct.Struct(f"<{2 * len(PARTS)}Q")
 class Marks:
     """The counters, shared through a file: they outlive whoever writes them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, wanted: str = "") -> None:
+        """Where a kill in `wanted` is looked for, this process stays in it for long enough to be found there."""
+        self._lingers = wanted if wanted in SHORT else ""
         if not path.exists():
             path.write_bytes(bytes(COUNTERS.size))
         with path.open("r+b") as file:
@@ -61,9 +67,14 @@ class Marks:
     @contextmanager
     def within(self, part: str) -> Iterator[None]:
         """The block is this part."""
+        when = random.choice(("before", "after", "never")) if part == self._lingers else "never"
         self._count(2 * PARTS.index(part))
         try:
+            if when == "before":
+                time.sleep(LINGERS)
             yield
+            if when == "after":
+                time.sleep(LINGERS)
         finally:
             self._count(2 * PARTS.index(part) + 1)
 
@@ -232,6 +243,7 @@ async def _all_bars(engine: "Engine", market: "Market", resolution: "Resolution"
 
 
 if __name__ == "__main__":
-    shared = Marks(Path(sys.argv[2]))
+    chosen = sys.argv[3] if len(sys.argv) > 3 else ""
+    shared = Marks(Path(sys.argv[2]), chosen)
     watch(shared)
-    trio.run(live, Path(sys.argv[1]), shared, sys.argv[3] if len(sys.argv) > 3 else "")
+    trio.run(live, Path(sys.argv[1]), shared, chosen)

@@ -165,7 +165,7 @@ async def test_a_backup_under_load_is_exactly_what_there_was_at_its_cursor(tmp_p
         await markets(daemon, key, *(lane.symbol for lane in lanes))
         with talking(daemon, key) as http:
             for lane in lanes:
-                await lane.say(http, 2000)
+                await lane.say(http, 500)
     made: list[tuple[Path, dict[str, object]]] = []
     async with running(*serve, home=tmp_path, variables=MOVING) as daemon:
         await until(lambda: len(list(data.glob("archive/spot/*/*/*.parquet"))) == len(schema.RUNGS))
@@ -176,13 +176,13 @@ async def test_a_backup_under_load_is_exactly_what_there_was_at_its_cursor(tmp_p
 
             async def producing(lane: Lane) -> None:
                 with talking(daemon, key) as http:
-                    while len(made) < 3:
+                    while len(made) < 2:
                         await lane.say(http, 20)
 
             for lane in lanes:
                 nursery.start_soon(producing, lane)
             known: dict[str, tuple[int, int]] = {}
-            while len(made) < 3:
+            while len(made) < 2:
                 found = await told(tmp_path, "backup", str(target), "--data", str(data))
                 now = files(target)
                 added = {path: size for path, (inode, size) in now.items() if known.get(path, (0, 0))[0] != inode}
