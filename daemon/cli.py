@@ -164,6 +164,29 @@ def _check(arguments: argparse.Namespace) -> int:
     return FAILED if folder.problems else DONE
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from msgspec import structs
+
+    from daemon.doctor.examined import Wanted, examined
+
+    findings = []
+    for one in examined(Wanted(arguments.url, arguments.only or "", arguments.symbol or "", arguments.key or "")):
+        findings.append(one)
+        if not arguments.json:
+            why = f" ({one.reason})" if one.reason else ""
+            _print(_harmless(f"{one.state:<8} {one.protocol} {one.rule}: {one.says}{why}"))
+            if one.state == "failed":
+                told = (("asked", one.request), ("answered", one.answered), ("expected", one.expected))
+                _print(*(_harmless(f"         {name:<9} {text}") for name, text in told))
+    if arguments.json:
+        _print_json([structs.asdict(one) for one in findings])
+    count = Counter(one.state for one in findings)
+    print(f"{count['ok']} ok, {count['failed']} failed, {count['skipped']} skipped", file=sys.stderr)
+    return FAILED if count["failed"] else DONE
+
+
 def _rejects(arguments: argparse.Namespace) -> int:
     from msgspec import structs
 
@@ -503,6 +526,18 @@ def _parser() -> Parser:
     )
     refused.add_argument("--limit", type=_count, default=100, metavar="N", help="how many at most (default 100)")
     _json(refused)
+    doctor = _command(
+        commands,
+        "doctor",
+        _doctor,
+        "check rule by rule whether an endpoint, candled's or another's, answers as chart clients need",
+        "candled doctor http://localhost:8000",
+    )
+    doctor.add_argument("url", metavar="URL", help="of a candled, of a UDF datafeed, of rows or of a WebSocket")
+    doctor.add_argument("--only", choices=("udf", "lightweight", "ws"), help="one protocol; else whatever is found")
+    doctor.add_argument("--symbol", metavar="S", help="the market to ask for; else one that it names")
+    doctor.add_argument("--key", metavar="KEY", help="sent as `Authorization: Bearer KEY`")
+    _json(doctor)
     return parser
 
 
