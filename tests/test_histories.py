@@ -44,8 +44,8 @@ from tests.real.published import SAMPLE, micros
 from tests.real.published import rows as rows_of
 from tests.stacks import JSON, flush
 
-STORED = ("1S", "1", "5", "15", "60", "1D")
-MERGED = ("2S", "45S", "3", "45", "240", "1440", "7", "2D", "3D", "1W", "1M")
+STORED = ["1S", "1", "5", "15", "60", "1D"]
+MERGED = ["2S", "45S", "3", "45", "240", "1440", "7", "2D", "3D", "1W", "1M"]
 EVERY = [*STORED, *MERGED]
 EXAMPLES = settings().max_examples
 MINUTES = float(os.environ.get("CANDLED_SOAK_MINUTES", "0"))
@@ -261,6 +261,14 @@ async def killed(stack: Stack, life: Life, data: Path, at: int) -> Path:
     return steps.copy or data
 
 
+def looked_at(turn: int, last: int, some: list[str]) -> list[str]:
+    """The resolutions to read in this turn after the last that is at random; `last` is the last of all."""
+    if turn < 0:
+        return some
+    # Those in between differ in where the bars lie, which tells on what others are merged from.
+    return EVERY if MINUTES or turn in (0, last) else STORED
+
+
 async def lived(data: Path, life: Life, history: History, some: list[str], cuts: list[Cut]) -> None:
     """A whole history, looked at in every state it comes to."""
     last: History = [([], "flush"), ([], "restart"), ([], "seal"), ([], "archive"), ([], "restart"), ([], "go on")]
@@ -281,7 +289,7 @@ async def lived(data: Path, life: Life, history: History, some: list[str], cuts:
             while going:
                 counts[f"turn {turn}" if isinstance(turn, str) else "turn to be killed"] += 1
                 await life.live(stack, phase)
-                await life.look(stack, EVERY if number >= len(history) - 1 else some)
+                await life.look(stack, looked_at(number - len(history) + 1, len(last), some))
                 await life.parts(stack, cuts)
                 if turn in MOVING:
                     await turned(stack, life, turn)

@@ -99,12 +99,13 @@ async def test_beside_a_running_daemon_under_load_everything_acknowledged_is_in(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load)
-            for kind in FORMATS:
+            for kind in FORMATS[:2]:
                 before = said
                 found = await run(partial(export, data, "--market", "M", "--events", "--format", kind))
                 ids = [int(row["trade_id"]) for row in rows(kind, found)]
                 assert ids == list(range(len(ids)))
                 assert len(ids) >= before
+            for kind in FORMATS[2:]:
                 before = said
                 found = await run(partial(export, data, "--market", "M", "--resolution", "1m", "--format", kind))
                 bars = rows(kind, found)
@@ -116,7 +117,7 @@ async def test_beside_a_running_daemon_under_load_everything_acknowledged_is_in(
         listed = await trio.run_process(
             [BIN / "candled", "token", "list", "--json", "--data", str(data)], capture_stdout=True
         )
-        assert [bool(each["revoked"]) for each in json.loads(listed.stdout)] == [False, *([True] * 8)]
+        assert [bool(each["revoked"]) for each in json.loads(listed.stdout)] == [False, *([True] * 4)]
 
 
 def names_in(folder: Path) -> list[str]:
