@@ -425,14 +425,17 @@ async def test_a_cache_channel_of_a_market_has_its_price_at_once() -> None:
 
 async def test_a_market_that_is_registered_later_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("web.pusher.prices.AGAIN", 0.05)
+    monkeypatch.setattr("web.pusher.prices.APART", 0.05)
     async with serving() as served, served.talking() as client:
         await client.subscribe("market-LATE")
         await client.subscribe("cache-market-LATE")
         assert (await client.hear())["event"] == "pusher:cache_miss"
         served.markets.add("LATE")
-        await _followed(served, 2)
-        served.markets.change({5: 1.0}, symbol="LATE", resolution="1S")
-        assert {(await client.hear())["channel"] for _ in range(2)} == {"market-LATE", "cache-market-LATE"}
+        for close in (1.0, 2.0):  # the first is there when the market is found
+            served.markets.change({5: close}, symbol="LATE", resolution="1S")
+            heard = [await client.hear() for _ in range(2)]
+            assert {one["channel"] for one in heard} == {"market-LATE", "cache-market-LATE"}
+            assert {one["data"]["close"] for one in heard} == {close}
         for name in ("market-LATE", "cache-market-LATE"):
             await client.say("pusher:unsubscribe", {"channel": name})
         assert await client.silent()

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 SECOND = parse("1S")
 APART = 1.0  # seconds between two messages of a market
-AGAIN = 5.0  # seconds until a market that nobody knows, or that cannot be read, is looked for again
+AGAIN = 2.0  # seconds until a market that nobody knows, or that cannot be read, is looked for again
 LOOKS = 1000  # of them at a time
 AT_ONCE = 8  # feeds that are opened side by side
 IDLE = 60.0
@@ -40,6 +40,7 @@ class PriceFeed:
         self.ready = trio.Event()  # it is known what the market's last price is, or that it is not to be had
         self.latest: str | None = None  # what was told last, or would have been before anybody listened
         self.over = False
+        self.waited = False  # for the market to be registered: all that it has ever said is news
         self.subscription: Subscription | None = None
         self.topic: Topic | None = None
         self._hub, self._tell = hub, tell
@@ -62,8 +63,8 @@ class PriceFeed:
         self._symbol = _encode(label.symbol)
         if start.bars:
             self._take(shown(start.bars[-1]))
-        if reason is None:  # where it was when we came is no news
-            self._moved = False
+        if reason is None:
+            self._moved &= self.waited  # else where it was when we came is no news
             if start.bars:
                 self.latest = self._worded()
             self.ready.set()
@@ -166,7 +167,8 @@ class Prices:
         try:
             market = await self._streams.market(symbol)
             await self._subscribe(feed, market, nursery)
-        except (UnknownMarket, Unavailable):
+        except (UnknownMarket, Unavailable) as error:
+            feed.waited |= isinstance(error, UnknownMarket)
             feed.ready.set()
             self._unknown.append((feed, symbol))
         except Exception:  # a feed that fails takes no other with it
