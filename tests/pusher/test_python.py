@@ -25,10 +25,18 @@ class Page:
         self.client = pysher.Pusher(APP["key"], custom_host="127.0.0.1", port=port, secure=False, **more)
         for event in ("pusher:connection_established", "pusher:pong", "pusher:error"):
             self.client.connection.bind(event, lambda data, event=event: self.heard.put((event, data)))
+        self._handed_on = self.client.connection.event_handler
+        self.client.connection.event_handler = self._hear
+
+    def _hear(self, event: str, data: Any, channel: str) -> None:
+        """The answer to a subscription may come before the library has a channel that something could be bound to."""
+        if event in ("pusher_internal:subscription_succeeded", "pusher:subscription_error"):
+            self.heard.put((event, data))
+        self._handed_on(event, data, channel)
 
     def subscribe(self, channel: str, *events: str) -> Any:
         joined = self.client.subscribe(channel)
-        for event in ("pusher_internal:subscription_succeeded", "pusher:subscription_error", *events):
+        for event in events:
             joined.bind(event, lambda data, event=event: self.heard.put((event, data)))
         return joined
 
