@@ -1,6 +1,7 @@
 """Asks over HTTP, and shows what was asked and answered."""
 
 import http.client
+import time
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from storage.errors import BadRequest
 
 PATIENCE = 30.0  # seconds for one answer
 LARGEST = 64 << 20  # bytes of one
+LONGEST = 120  # seconds that a server may ask us to wait, where we come too often
+TOO_MANY = 429
+CONFIG = "/config"  # which may never be refused so
 ORIGIN = "https://charts.example"
 
 
@@ -58,6 +62,12 @@ def _text(part: object) -> str:
     return part if isinstance(part, str) else msgspec.json.encode(part).decode()
 
 
+def _seconds(answer: Answer) -> int:
+    """How long to wait before asking again; 0 where it does not say, or too long."""
+    text = answer.headers.get("retry-after", "")
+    return int(text) if text.isdecimal() and int(text) <= LONGEST else 0
+
+
 class Asking:
     """One server."""
 
@@ -87,6 +97,9 @@ class Asking:
         except (OSError, http.client.HTTPException) as error:
             raise Broken(request, f"nothing: {error or type(error).__name__}", "an answer") from None
         answer = Answer(request, status, received, body)
+        if status == TOO_MANY and target != CONFIG and (wait := _seconds(answer)):
+            time.sleep(wait)
+            return self.ask(method, target, **headers)
         self.last = request, answer.shown
         return answer
 

@@ -396,6 +396,18 @@ def test_wrong_rows_are_found_out(there: There, name: str, wrong: Wrong, astray:
         assert finding.state == "failed", finding
 
 
+def test_who_comes_too_often_waits_as_long_as_it_is_told(there: There) -> None:
+    refusals = [Reply(429, {"Retry-After": "1"}, b'{"s":"error","errmsg":"too often"}')]
+
+    def wrong(path: str, reply: Reply) -> Reply:
+        return refusals.pop() if "/time" in path and refusals else reply
+
+    rule = next(rule for rule in udf.rules.all if rule.name == "12 time")
+    with between(there, wrong) as port:
+        assert found(rule, udf.Udf(Asking(f"http://127.0.0.1:{port}/api/tradingview"))).state == "ok"
+    assert not refusals
+
+
 def test_every_rule_has_something_that_it_finds() -> None:
     for cases, rules in ((UDF, udf.rules.all), (LIGHTWEIGHT, lightweight.rules.all), (SOCKET, socket.rules.all)):
         assert {case[0] for case in cases} == {rule.name for rule in rules}
