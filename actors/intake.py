@@ -37,6 +37,7 @@ LETTERS = 1000  # dead letters of one request about closed days: more of them wo
 KEY_LENGTH = 200
 
 Run = Callable[..., Awaitable[Any]]
+Entered = trio.MemoryReceiveChannel["bytes | CandledError"]  # where the answer to a request will be
 Work = tuple[bytes, str, str, Form, bool]  # body, type, encoding, what it holds, whether to refuse unknown markets
 
 
@@ -251,6 +252,12 @@ class Intake:
             return found
         return work()
 
+    async def enter(self, body: bytes, content_type: str, *, source: str) -> Entered:
+        """Take a request with events behind those that were taken before; `answer` waits for what it comes to.
+
+        Raises as `submit` where the body cannot be taken at all."""
+        return await self._enter(body, content_type, EVENTS, "", None, None, b"", source)
+
     async def _submit(
         self,
         body: bytes,
@@ -262,6 +269,19 @@ class Intake:
         asked: bytes,
         source: str,
     ) -> bytes:
+        return await self.answer(await self._enter(body, content_type, form, encoding, create, key, asked, source))
+
+    async def _enter(
+        self,
+        body: bytes,
+        content_type: str,
+        form: Form,
+        encoding: str,
+        create: Kind | None,
+        key: str | None,
+        asked: bytes,
+        source: str,
+    ) -> Entered:
         self._requests += 1
         work = (body, content_type, encoding, form, False)
         found = await self._decoded(work)
@@ -286,7 +306,15 @@ class Intake:
                 reply,
             )
             await self._queue(request)
-            told = await answer.receive()
+        except BaseException:
+            self._waiting -= 1
+            raise
+        return answer
+
+    async def answer(self, entered: Entered) -> bytes:
+        """What a request that was taken comes to, once all that it accepts is durable; as `submit`."""
+        try:
+            told = await entered.receive()
         finally:
             self._waiting -= 1
         if isinstance(told, CandledError):

@@ -225,6 +225,9 @@ class Config(Struct, frozen=True, kw_only=True):
     stream_message_bytes: Annotated[
         int, Setting("The largest message taken from a WebSocket; beyond it, close 1009.", whole(256, 1 << 24))
     ] = 16 << 10
+    stream_ingest_bytes: Annotated[
+        int, Setting("The same for a producer's on `/api/ingest/stream`.", whole(256, 1 << 28))
+    ] = 8 << 20
     websocket_heartbeat_interval: Annotated[
         int,
         Setting(

@@ -59,6 +59,9 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         async def readable(key: str) -> bool:
             return await stack.keys.allowed(key, "read")
 
+        async def may_ingest(key: str) -> bool:
+            return await stack.keys.allowed(key, "ingest")
+
         async def settle() -> None:
             await stack.catch_up.wait()
             _report(config, stack.recovered, time.perf_counter() - began)
@@ -67,7 +70,9 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             gc.set_threshold(50_000, 20, 50)
 
         may_read = readable if config.auth == "token" else None
-        streams = sockets(stack.engine, stack.registry, stack.hub, limits, may_read)
+        streams = sockets(
+            stack.engine, stack.registry, stack.intake, stack.hub, limits, may_read, may_ingest, demo=demo
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
             nursery.start_soon(pusher.run)
@@ -131,6 +136,7 @@ def ws_limits(config: Config) -> WsLimits:
         subscriptions=config.stream_subscriptions,
         messages_per_second=config.stream_messages_per_second,
         message_bytes=config.stream_message_bytes,
+        ingest_bytes=config.stream_ingest_bytes,
         ping_seconds=beat,
         dead_seconds=2 * beat,
     )

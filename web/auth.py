@@ -4,6 +4,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
+from werkzeug.datastructures import Headers
+
 from storage.errors import NotAllowed
 from storage.records import GRANTS, SCOPES, Scope
 from web.context import Request, Services, WebSettings, request
@@ -62,7 +64,7 @@ async def identify(services: Services, asked: Request) -> None:
         if scope is not None:
             asked.known = True
             asked.granted |= GRANTS[scope]
-    elif settings.demo and not _stranger(asked, peer):
+    elif settings.demo and not stranger(asked.headers, peer):
         asked.granted = ALL
 
 
@@ -90,7 +92,7 @@ def demand(wanted: Scope, settings: WebSettings) -> None:
 
 def at_home(asked: Request) -> bool:
     """Whether a request was made on this very machine, by its user and by no other site's page."""
-    return not _stranger(asked, asked.headers["Remote-Addr"])
+    return not stranger(asked.headers, asked.headers["Remote-Addr"])
 
 
 def presented(asked: Request) -> str:
@@ -111,26 +113,26 @@ def _demand(wanted: Scope, asked: Request, settings: WebSettings) -> None:
         raise NotAllowed(f"this key does not allow {wanted!r}")
     if "Authorization" in asked.headers:
         raise KeyNeeded("this key is unknown or revoked; expected 'Authorization: Bearer KEY'")
-    if settings.demo and (why := _stranger(asked, asked.headers["Remote-Addr"])):
+    if settings.demo and (why := stranger(asked.headers, asked.headers["Remote-Addr"])):
         raise NotAllowed(f"without a key, only this machine's own requests may write, and {why}")
     raise KeyNeeded(f"a key with the scope {wanted!r} is needed: 'Authorization: Bearer KEY'")
 
 
-def _stranger(asked: Request, peer: str) -> str:
-    """Why a request may come from elsewhere, be it through a browser or a proxy; empty where it cannot."""
+def stranger(headers: Headers, peer: str) -> str:
+    """Why whoever sends these headers may be elsewhere, through a browser or a proxy; empty where that cannot be."""
     if not _loops_back(peer):
         return f"this one came from {peer}"
-    host = asked.headers.get("Host", "")
+    host = headers.get("Host", "")
     if not _loops_back(_hostname(host)):
         # A name that somebody else's DNS points here makes their page look like ours to a browser.
         return f"this one was sent to Host {host!r:.100}"
-    origin = asked.headers.get("Origin")
+    origin = headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
         return f"this one was sent by a page of {origin!r:.100}"
-    if asked.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+    if headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
         return "this one was sent by another site's page"
     for name in FORWARDED:
-        if name in asked.headers:
+        if name in headers:
             return f"this one came through a proxy ({name})"
     return ""
 

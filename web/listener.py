@@ -154,10 +154,11 @@ Handler = Callable[[Socket], Awaitable[None]]
 
 
 class Endpoint(Struct, frozen=True):
-    """A handler whose connections are told goodbye in words of its own."""
+    """A handler whose connections are told goodbye in words of its own, or may send more at a time."""
 
     serve: Handler
     goodbyes: Goodbyes = Goodbyes()
+    message_bytes: int | None = None  # the largest message taken; None: as everywhere
 
 
 class Wire:
@@ -428,7 +429,9 @@ class Door:
             try:
                 accepted = None
                 with trio.move_on_after(HEAD_SECONDS):
-                    accepted = await nursery.start(self._read, outbox)
+                    accepted = await nursery.start(
+                        self._read, outbox, served.message_bytes or self._limits.message_bytes
+                    )
                 if accepted is not None:
                     connection, reading = accepted
                     talk = Socket(connection, outbox, nursery, reading, head, arguments, client, served.goodbyes)
@@ -440,13 +443,16 @@ class Door:
                 nursery.cancel_scope.cancel()
 
     async def _read(
-        self, outbox: Outbox, task_status: TaskStatus[tuple[WebSocketConnection, trio.CancelScope] | None]
+        self,
+        outbox: Outbox,
+        message_bytes: int,
+        task_status: TaskStatus[tuple[WebSocketConnection, trio.CancelScope] | None],
     ) -> None:
         """Shake hands, then read for as long as the connection lives."""
         async with trio.open_nursery() as reading:
             accepted = None
             with suppress(ConnectionClosed):
-                request = await wrap_server_stream(reading, outbox, max_message_size=self._limits.message_bytes)
+                request = await wrap_server_stream(reading, outbox, max_message_size=message_bytes)
                 accepted = await request.accept(), reading.cancel_scope
             task_status.started(accepted)
 

@@ -31,6 +31,7 @@ class WsLimits(Struct, frozen=True, kw_only=True):
     messages_per_second: int = 100  # in, per connection
     flooded_seconds: int = 10  # on end beyond that rate: close 1008
     message_bytes: int = 16 * 1024
+    ingest_bytes: int = 8 << 20  # of a producer's message
     ping_seconds: float = 30.0
     dead_seconds: float = 60.0  # nothing heard for so long, not even a pong: close
     stalled_seconds: float = 30.0  # the socket takes nothing for so long: close 1013

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]  # symbol and resolution, both canonical
 MayRead = Callable[[str], Awaitable[bool]]
 
-KEY_NEEDED = "a key with the scope 'read' is needed: 'Authorization: Bearer KEY'"
+KEY_NEEDED = "a key with the scope {!r} is needed: 'Authorization: Bearer KEY'"
 ACTIONS = "subscribe, unsubscribe or ping"
 WHERE = re.compile(r"\(byte (\d+)\)")
 KEY_REVOKED = "the key was revoked"
@@ -49,24 +49,41 @@ REVOKED_SECONDS = 2.0  # between looks at the key of an open connection
 KEY_SECONDS = 10.0  # for a first message with a key, where the handshake brought none
 
 
+class Conversation(Protocol):
+    """What is said on one connection."""
+
+    async def run(self) -> None:
+        """Until the peer or the process goes."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+
+
 class Guarded:
-    """An endpoint for whoever may read. `serve` is a handler of the listener."""
+    """An endpoint for whoever has a key of its scope. `serve` is a handler of the listener."""
+
+    scope = "read"
 
     def __init__(self, hub: Hub, limits: WsLimits, may_read: MayRead | None) -> None:
         """`may_read` judges the key of the handshake or of the first message; without it, everybody may."""
         self.hub, self.limits = hub, limits
         self._may_read = may_read
 
-    def talk(self, socket: Socket) -> "Talk":
+    def talk(self, socket: Socket) -> "Conversation":
         """What is said on one connection."""
         raise NotImplementedError
 
+    def welcome(self, _socket: Socket) -> bool:
+        """Whether a connection needs no key all the same."""
+        return False
+
     async def serve(self, socket: Socket) -> None:
         """Answer one connection until it ends."""
-        if self._may_read is not None:
-            key = await _admitted(socket, self._may_read)
+        if self._may_read is not None and not self.welcome(socket):
+            needed = KEY_NEEDED.format(self.scope)
+            key = await _admitted(socket, self._may_read, needed)
             if not key:
-                socket.close(1008, KEY_NEEDED)
+                socket.close(1008, needed)
                 return
             socket.nursery.start_soon(_hold_to, socket, self._may_read, key)
         talk = self.talk(socket)
@@ -103,18 +120,18 @@ async def _hold_to(socket: Socket, may_read: MayRead, key: str) -> None:
     socket.close(1008, KEY_REVOKED)
 
 
-async def _admitted(socket: Socket, may_read: MayRead) -> str:
-    """The key that may read: that of the handshake, or else of the first message; empty where there is none."""
+async def _admitted(socket: Socket, may_read: MayRead, needed: str) -> str:
+    """The key that may: that of the handshake, or else of the first message; empty where there is none."""
     if key := _key(socket):
         return key if await may_read(key) else ""
     message: str | bytes | None = None
     with trio.move_on_after(KEY_SECONDS):
         message = await socket.receive()
-    answer: Answer = Error("unauthorized", KEY_NEEDED)
+    answer: Answer = Error("unauthorized", needed)
     if message is not None:
         with suppress(Refused, msgspec.ValidationError):
             said = _said(message)
-            answer = Error("unauthorized", KEY_NEEDED, id=(id := _id(said)))
+            answer = Error("unauthorized", needed, id=(id := _id(said)))
             if said.get("action") == "authenticate" and await may_read(msgspec.convert(said, Authenticate).key):
                 answer, key = Authenticated(id), msgspec.convert(said, Authenticate).key
     socket.outbox.put(worded(answer))

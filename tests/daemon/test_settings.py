@@ -58,6 +58,7 @@ OTHER: dict[str, str] = {
     "stream_subscriptions": "13",
     "stream_messages_per_second": "14",
     "stream_message_bytes": "1500",
+    "stream_ingest_bytes": "1600",
     "websocket_heartbeat_interval": "16000",
     "pusher_apps": '[{"id": "1", "key": "k", "secret": "s"}]',
     "pusher_event_bytes": "20000",

@@ -26,7 +26,9 @@ class Streaming:
 
 
 @asynccontextmanager
-async def streaming(folder: Path, now: float = NOW, auth: str = "open", **limits: Any) -> AsyncIterator[Streaming]:
+async def streaming(
+    folder: Path, now: float = NOW, auth: str = "open", demo: bool = False, **limits: Any
+) -> AsyncIterator[Streaming]:
     """A running daemon but for its process, with one spot market called GOLD."""
     limit = WsLimits(**limits)
     stop, ended = trio.Event(), trio.Event()
@@ -36,7 +38,16 @@ async def streaming(folder: Path, now: float = NOW, auth: str = "open", **limits
         async def serve(*, task_status: Any) -> None:
             await listen(
                 web.app,
-                sockets(web.stack.engine, web.stack.registry, web.stack.hub, limit, None),
+                sockets(
+                    web.stack.engine,
+                    web.stack.registry,
+                    web.stack.intake,
+                    web.stack.hub,
+                    limit,
+                    None,
+                    lambda key: web.stack.keys.allowed(key, "ingest"),
+                    demo=demo,
+                ),
                 host="127.0.0.1",
                 port=0,
                 hub=web.stack.hub,
