@@ -7,6 +7,7 @@ market has a volume that falls with its number, as the ranking wants it.
 """
 
 import argparse
+import gc
 import random
 import tempfile
 import time
@@ -71,6 +72,8 @@ def measure(state: State, count: int) -> bool:
     chance = random.Random(4)
     busy = Busy.of(1e9 / np.arange(1, count + 2)[::-1])
     fine = True
+    gc.collect()
+    gc.freeze()  # as the daemon does
     for name, query in queries(count).items():
         took, used, results = [], [], 0
         for _ in range(TIMES):

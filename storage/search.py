@@ -5,6 +5,7 @@ Of a rank with very many markets the first POOL are looked at, and the busiest o
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,11 +15,12 @@ from storage.names import qualified, words_in
 from storage.records import KINDS, Kind
 from storage.state import Connection
 
-POOL = 2_000  # markets of one rank that are looked at; a thousand of them take about 3 ms
+POOL = 1_500  # markets of one rank that are looked at; a thousand of them take about 3 ms
 BUSIEST = 500  # markets that are looked at whatever was typed
 # One or two letters inside a word are below a trigram and cost a scan; it ends here, so that it stays short.
 SCANNED = 25_000
-COMMON = 5_000  # markets of a word that are looked at where every word typed has more than POOL
+FEW = 1_000  # markets of the kinds asked for, where those of other kinds took the places in each pool
+COMMON = 3_000  # markets of a word that are looked at where every word typed has more than POOL
 LONGEST = 24  # letters of what may hold a typing error
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789/-. "
 
@@ -138,20 +140,20 @@ class _Search:
         def holds(row: Row) -> bool:
             return all(word in row.words for word in typed)
 
-        short = min(map(len, typed)) < 3
-        pool, complete = self._having(typed)
-        near = [*self._popular(holds), *filter(holds, pool)]
-        first = [row for row in near if begins(row)]
-        if not complete and not short and len(first) < self._limit:
-            first += self._together([starting(w) for w in typed])[0]
-        self.take(row.slot for row in self._wanted(first))
+        begun, all_begun = self._together([starting(word) for word in typed])
+        near = self._popular(holds)
+        self.take(row.slot for row in sorted(self._wanted(filter(begins, [*near, *begun]))))
         if self._full:
             return
-        if short:
+        pool, complete = self._having(typed)
+        near += filter(holds, pool)
+        if min(map(len, typed)) < 3:
             near += self._scanned(typed)
-        self.take(row.slot for row in self._wanted(near))
-        if not self._full and not complete and len(self.kinds) < len(KINDS):
-            few = [Row._make(row) for kind in self.kinds for row in self._db.execute(OF_KIND, [kind, POOL])]
+        self.take(row.slot for row in sorted(self._wanted(filter(begins, near))))
+        self.take(row.slot for row in sorted(self._wanted(near)))
+        if not self._full and not (complete and all_begun) and len(self.kinds) < len(KINDS):
+            each = FEW // len(self.kinds)
+            few = [Row._make(row) for kind in self.kinds for row in self._db.execute(OF_KIND, [kind, each])]
             few.sort()
             self.take(row.slot for row in few if begins(row))
             self.take(row.slot for row in few if holds(row))
@@ -168,11 +170,11 @@ class _Search:
         meant = variants(key)
         self._keyed(NAMED, [json.dumps(sorted(meant))])
         self._keyed(BEGINNING, [json.dumps(sorted(meant - {key[:-1]})), POOL])
-        spellings = [(word, variants(word) | {word} if len(word) > 2 else {word}) for word in typed]
+        spellings = [_beginning_like(word) for word in typed]
 
         def close(row: Row) -> bool:
             words = row.words.split()
-            return all(any(_begins(word, one, some) for word in words) for one, some in spellings)
+            return all(any(map(like, words)) for like in spellings)
 
         parts = [part for word in typed for part in _alike(word)]
         pool = [row for part in parts for row in self._matching(part, POOL // len(parts))]
@@ -232,9 +234,12 @@ def variants(text: str) -> set[str]:
     return found - {text}
 
 
-def _begins(word: str, typed: str, spellings: set[str]) -> bool:
-    """Whether a word begins like one of the spellings of what was typed."""
-    return any(word[:length] in spellings for length in (len(typed), len(typed) + 1, max(len(typed) - 1, 2)))
+def _beginning_like(typed: str) -> Callable[[str], bool]:
+    """Whether a word begins like one of the spellings of what was typed; words that are long enough have many."""
+    spellings = variants(typed) | {typed} if len(typed) > 2 else {typed}
+    lengths = {len(typed), len(typed) + 1, max(len(typed) - 1, 2)}
+    # Most markets have the same few words.
+    return lru_cache(None)(lambda word: any(word[:length] in spellings for length in lengths))
 
 
 def _alike(word: str) -> list[str]:
