@@ -35,7 +35,7 @@ BEGIN = 1_700_049_600_000  # ms
 STEP = 37  # ms between two events
 REAL = ROOT / "tests" / "data" / "crypto_bequant_2021_07.trades.csv.gz"
 REBUILT = "acknowledged while a store was made again"
-PATIENCE = 60.0  # seconds until a process that does not answer counts as broken
+PATIENCE = 300.0  # seconds until a process that has not ended counts as one that answers no more
 
 Bar = tuple[int, float, float, float, float, float, int]
 Name = tuple[str, int]  # market, trade id
