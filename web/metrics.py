@@ -1,6 +1,6 @@
 """Every actor's `statistics()`, and what the web layer itself counts, as Prometheus text."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, ProcessCollector, generate_latest
@@ -19,6 +19,9 @@ from web.context import NO_STORE, Services, reply, services
 from web.disk import Part, used
 from web.kept import kept
 from web.limits import Limiter
+from web.pusher.channels import ChannelsStatistics
+from web.pusher.endpoint import Pusher
+from web.pusher.rest import pusher
 
 metrics = Blueprint("metrics", __name__)
 
@@ -69,6 +72,16 @@ class Requests:
         yield by("http_response_bytes", "Bytes of answers by route, without heads, as sent.", "route", self._bytes)
 
 
+# Of each app of the Pusher protocol, now.
+PUSHER: tuple[tuple[str, str, Callable[[ChannelsStatistics], int]], ...] = (
+    ("connections", "Connections of an app.", lambda one: one.connections),
+    ("channels", "Channels of an app that somebody is in.", lambda one: one.channels),
+    ("subscriptions", "Subscriptions to channels.", lambda one: one.subscriptions),
+    ("members", "Users in presence channels.", lambda one: one.members),
+    ("cache_bytes", "Memory of the last events of cache channels.", lambda one: one.cache_bytes),
+)
+
+
 class Everything(Collector):
     """What is told when the metrics are asked for."""
 
@@ -79,7 +92,9 @@ class Everything(Collector):
         limiter: Limiter,
         markets: tuple[int, int],
         disk: Sequence[Part],
+        pusher: Pusher,
     ) -> None:
+        self._pusher = pusher
         self._services, self._requests, self._limiter, self._markets = services, requests, limiter, markets
         self._disk_used = disk
 
@@ -98,6 +113,7 @@ class Everything(Collector):
         yield from self._registry()
         yield from self._kept()
         yield from self._hub()
+        yield from self._apps()
         yield from self._feeds()
 
     def _limits(self) -> Iterator[Metric]:
@@ -264,6 +280,37 @@ class Everything(Collector):
         yield counter("stream_lagged", "Snapshots sent because too much was pending.", hub.lagged)
         yield counter("stream_slow_drops", "Connections given up because they took nothing.", hub.dropped)
 
+    def _apps(self) -> Iterator[Metric]:
+        apps = {channels.app.id: channels.statistics() for channels in self._pusher.channels}
+        for name, about, value in PUSHER:
+            yield by_label(
+                GaugeMetricFamily, f"pusher_{name}", about, "app", {app: value(one) for app, one in apps.items()}
+            )
+        published = {app: float(one.published) for app, one in apps.items()}
+        yield by("pusher_published", "Events published in channels, prices of markets included.", "app", published)
+        said = {app: float(one.client_events) for app, one in apps.items()}
+        yield by("pusher_client_events", "Events that pages sent to each other.", "app", said)
+        hooks = self._pusher.webhooks.statistics()
+        yield by_label(
+            GaugeMetricFamily,
+            "pusher_webhook_waiting",
+            "Events that a webhook has not taken yet.",
+            "app",
+            {app: hook.waiting for app, hook in hooks.items()},
+        )
+        events = CounterMetricFamily(
+            "candled_pusher_webhook_events", "What became of events for webhooks.", labels=["app", "outcome"]
+        )
+        tries = CounterMetricFamily(
+            "candled_pusher_webhook_requests", "Requests to webhooks.", labels=["app", "outcome"]
+        )
+        for app, hook in hooks.items():
+            for outcome in ("delivered", "given_up", "dropped"):
+                events.add_metric([app, outcome], getattr(hook, outcome))
+            tries.add_metric([app, "taken"], hook.attempts - hook.failed)
+            tries.add_metric([app, "failed"], hook.failed)
+        yield from (events, tries)
+
     def _feeds(self) -> Iterator[Metric]:
         feeds = self._services.coverage.statistics()
         yield gauge("feeds_reporting", "Feeds that send heartbeats and have not ended.", len(feeds))
@@ -285,7 +332,9 @@ async def scraped() -> Response:
     """Everything that is counted."""
     requests, limiter = current_app.extensions[EXTENSION]
     registry = CollectorRegistry(auto_describe=False)
-    found = Everything(services(), requests, limiter, await services().registry.count(), await used(services()))
+    found = Everything(
+        services(), requests, limiter, await services().registry.count(), await used(services()), pusher()
+    )
     registry.register(found)
     ProcessCollector(registry=registry)
     return reply(generate_latest(registry), headers={"Cache-Control": NO_STORE}, kind=CONTENT_TYPE_LATEST)
@@ -313,7 +362,17 @@ def cumulative(times: Times) -> list[tuple[str, float]]:
 
 
 def by(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(f"candled_{name}", about, labels=[label])
+    return by_label(CounterMetricFamily, name, about, label, values)
+
+
+def by_label(
+    kind: type[CounterMetricFamily] | type[GaugeMetricFamily],
+    name: str,
+    about: str,
+    label: str,
+    values: Mapping[str, float],
+) -> Metric:
+    family = kind(f"candled_{name}", about, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)
     return family
