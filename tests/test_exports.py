@@ -178,10 +178,10 @@ def opened(second: int, price: float, user: str, **more: object) -> Said:
 
 
 async def test_memory_does_not_depend_on_how_much_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "EVENTS", 2000)
+    monkeypatch.setattr(export, "EVENTS", 1000)
     monkeypatch.setattr(export, "DAYS", dict.fromkeys(export.DAYS, 1))
-    monkeypatch.setattr(sealed, "GROUP_ROWS", 2000)
-    monkeypatch.setattr(formats, "GROUP_ROWS", 2000)
+    monkeypatch.setattr(sealed, "GROUP_ROWS", 1000)
+    monkeypatch.setattr(formats, "GROUP_ROWS", 1000)
     async with running(tmp_path / "data") as stack:
         rows = pa.table(
             {
@@ -200,13 +200,13 @@ async def test_memory_does_not_depend_on_how_much_there_is(tmp_path: Path, monke
         end = NOON + 10 * MANY
         for what in ("events", "1S"):
             for kind in FORMATS:
-                await peak(stack, what, kind, NOON, NOON + 10**6)  # as it is when it is not the first
+                await peak(stack, what, kind, NOON, NOON + 10**4)  # as it is when it is not the first
                 few = await peak(stack, what, kind, NOON, NOON + (end - NOON) // 8)
                 all_ = await peak(stack, what, kind, NOON, end)
                 assert all_ < few * 1.3 + 300_000, (what, kind)
 
 
-MANY = 32_000
+MANY = 16_000
 
 
 async def peak(stack: Stack, what: str, kind: Format, start: int, end: int) -> int:

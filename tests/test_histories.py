@@ -320,7 +320,7 @@ def test_bars_are_the_oracles_whatever_is_said_and_whatever_happens(
         for rung in RUNGS:
             monkeypatch.setitem(ring.SIZES, rung, 6)
 
-    @settings(max_examples=EXAMPLES // (16 if small else 50), phases=PHASES)
+    @settings(max_examples=3 if small else 2, phases=PHASES)  # the first of them is the simplest
     @given(
         history=histories,
         streams=st.lists(st.tuples(symbols, resolutions), max_size=3, unique=True),

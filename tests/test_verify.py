@@ -31,7 +31,6 @@ from tests.test_cards import say as say_prices
 from tests.test_histories import Turn, compacted, histories
 
 DAY = 86400
-EXAMPLES = settings().max_examples
 FOLDERS = {1: "1s", 60: "1m", 300: "5m", 900: "15m", 3600: "1h", DAY: "1d"}
 
 
@@ -574,7 +573,7 @@ async def lived(data: Path, history: list[tuple[list[Request], Turn]]) -> None:
 
 def test_all_is_as_the_events_have_it_after_any_history(empty: Path) -> None:
     @settings(
-        max_examples=max(1, EXAMPLES // 50),
+        max_examples=2,  # the first of them is the simplest
         phases=(Phase.explicit, Phase.reuse, Phase.generate),
         suppress_health_check=list(HealthCheck),
     )
