@@ -312,6 +312,8 @@ class Audit:
         only = None if wanted.market is None else [(await self._rings.market(wanted.market)).slot]
         journal = Checked(path="journal", problem=await background.run(_journal, self._source))
         yield journal
+        if damage := await background.run(_state, self._source):
+            yield Checked(path="state.db", problem=damage)
         async with aclosing(self._files(wanted, background, only)) as files:
             async for line in files:
                 yield line
@@ -516,6 +518,10 @@ def _files(_: Pause, source: Source) -> tuple[list[Sealed], list[Part]]:
 
 def _journal(pause: Pause, source: Source) -> str:
     return intact.wrong_journal(source, pause)
+
+
+def _state(_: Pause, source: Source) -> str:
+    return source.markets.damage()
 
 
 def _wrong_events(_: Pause, source: Source, file: Sealed) -> str:

@@ -1,6 +1,8 @@
 """What memory holds of the registry: the markets in use, by every name they go by, and the keys in use."""
 
+import hmac
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -385,11 +387,19 @@ class Keys:
         self._store = keys
         self._known: dict[str, tuple[float, Scope | None]] = {}
         self._used: dict[str, int] = {}
+        self._lent = ""
+
+    def lend(self) -> str:
+        """A key that may do everything for as long as this process lives, and that is stored nowhere."""
+        self._lent = f"cdl_a_{secrets.token_urlsafe(32)}"
+        return self._lent
 
     async def scope(self, key: str) -> Scope | None:
         """The scope of a key; None where it is unknown or revoked."""
         if not (key.startswith("cdl_") and len(key) < 100 and key.isascii()):
             return None
+        if hmac.compare_digest(key, self._lent):
+            return "admin"
         now = trio.current_time()
         until, scope = self._known.get(key, (now, None))
         if until <= now:

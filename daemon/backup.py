@@ -1,7 +1,6 @@
 """`candled backup` and `candled restore`: of a data directory that nobody uses, or through its running daemon."""
 
 import http.client
-import re
 import time
 from pathlib import Path
 from typing import Protocol
@@ -12,17 +11,16 @@ import msgspec
 from actors.backups import Told, told
 from daemon import __version__, commands
 from daemon.config import Config
-from daemon.importing import borrowed_key, seconds_of
+from daemon.importing import seconds_of
 from daemon.importing import told as reason
 from storage import answers, backup, restore
 from storage.backup import Source, Tally
-from storage.errors import BadRequest, CandledError, Unavailable
-from storage.journal import Journal
+from storage.errors import BadRequest, BrokenStore, CandledError, Unavailable
+from storage.journal import Journal, lost
 from storage.restore import Restored
 from storage.state import State
 
 BEAT = 0.25  # seconds between two questions how far it is
-BORROWED = re.compile(r"candled [a-z]+, process [0-9]+")  # names of keys that a command had while it ran
 PATIENCE = 30.0  # seconds that a daemon may take to answer one
 
 
@@ -42,13 +40,14 @@ def made(config: Config, directory: Path, report: Reporter) -> Told:
     commands.see_exists(config)
     directory = directory.absolute()
     if commands.in_use(config):
-        with borrowed_key(config, "admin", "backup") as key:
-            return _through_daemon(commands.address(config), key, directory, report)
+        return _through_daemon(*commands.address(config), directory, report)
+    if why := lost(config.data):
+        raise BrokenStore(why)
     began, tally, follow = time.perf_counter(), Tally(), _Following(directory, report)
     with (
         Journal.open(config.journal_folder) as journal,
-        State.open(config.state_file) as state,
-        answers.opened(config.data / "answers.db") as answered,
+        State.open(config.state_file, or_read=True) as state,
+        answers.opened(config.data / "answers.db", or_read=True) as answered,
     ):
         named = backup.named_in(config.data / "candles.duckdb")
         source = Source(config.data, journal, state, answered, named, __version__)
@@ -64,11 +63,7 @@ def restored(config: Config, directory: Path, report: Reporter, *, force: bool) 
         report.begin("verifying", manifest.bytes, 0, "bytes")
         restore.verify(directory, manifest, report.advance)
         report.begin("restoring", manifest.bytes, 0, "bytes")
-        found = restore.restore(directory, manifest, config.data, report.advance, force=force)
-    for key in commands.tokens(config):
-        if key.revoked is None and BORROWED.fullmatch(key.name):  # of the command that made the backup, among others
-            commands.revoke_token(config, key.id)
-    return found
+        return restore.restore(directory, manifest, config.data, report.advance, force=force)
 
 
 def _through_daemon(url: str, key: str, directory: Path, report: Reporter) -> Told:

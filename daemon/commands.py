@@ -12,10 +12,12 @@ from msgspec import Struct
 from daemon.config import Config
 from storage import keys, markets, rejects, restore
 from storage.errors import CandledError, Unavailable
+from storage.journal import lost
 from storage.records import ApiKey, Reject
 from storage.state import State
 
-ADDRESS = "address"  # the file in the data directory that says where its daemon listens
+ADDRESS = "address"  # the file in the data directory that says where its daemon listens, and has a key for commands
+ADDRESS_BYTES = 512
 LITTLE_SPACE = 1 << 30  # bytes; below, `check` says so
 
 
@@ -52,7 +54,8 @@ def first_key(config: Config) -> str:
 
 def tokens(config: Config) -> list[ApiKey]:
     """All keys ever made, oldest first."""
-    with _existing_state(config) as state:
+    see_exists(config)
+    with State.open(config.state_file, or_read=True) as state:
         return keys.listed(state)
 
 
@@ -69,7 +72,7 @@ def refused_events(config: Config, limit: int) -> list[Reject]:
     if not config.rejects_file.exists():
         see_exists(config)
         return []
-    with rejects.opened(config.rejects_file) as state:
+    with rejects.opened(config.rejects_file, or_read=True) as state:
         return rejects.listed(state, limit)
 
 
@@ -90,12 +93,15 @@ def folder(config: Config) -> Folder:
         problems.append(f"{nearest}: {free >> 20} MiB free on its disk; candled refuses events when that is used up")
     if not path.is_dir():
         return Folder(path=str(path), exists=False, usable=usable, free_bytes=free, problems=problems)
+    if why := lost(path):
+        problems.append(why)
     registered = alive = 0
     admin = False
     if config.state_file.exists():
         try:
-            with State.open(config.state_file) as state:
-                problems += [f"{config.state_file}: {found}" for found in state.check()]
+            with State.open(config.state_file, or_read=True) as state:
+                if damage := state.check():
+                    problems.append(damage)
                 registered = markets.count(state).registered
                 alive = sum(key.revoked is None for key in keys.listed(state))
                 admin = keys.has_admin(state)
@@ -170,11 +176,27 @@ def in_use(config: Config) -> bool:
     return False
 
 
-def address(config: Config) -> str:
-    """Where the daemon that uses the data directory listens."""
+def announce(config: Config, url: str, key: str) -> None:
+    """Say where the daemon listens, and with which key commands of the directory's owner ask it; nothing, once it ends.
+
+    The file keeps its room for the next start, which may find the disk full. Raises OSError.
+    """
+    file = os.open(config.data / ADDRESS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        return (config.data / ADDRESS).read_text().strip()
-    except OSError:
+        os.fchmod(file, 0o600)
+        os.pwrite(file, f"{url}\n{key}\n".encode().ljust(ADDRESS_BYTES), 0)
+    finally:
+        os.close(file)
+
+
+def address(config: Config) -> tuple[str, str]:
+    """Where the daemon that uses the data directory listens, and a key for it."""
+    try:
+        url, key = (config.data / ADDRESS).read_text().split()
+    except PermissionError as error:
+        raise Unavailable(f"{error.filename}: only the daemon's own user may ask it without --url and --key") from None
+    except (OSError, ValueError):
         raise Unavailable(
             f"{config.data} is in use, but not by a daemon that says where it listens; give its address with --url"
         ) from None
+    return url, key

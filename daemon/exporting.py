@@ -13,13 +13,13 @@ from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors.export import FIRST, Exporter, bar_schema, moment, resolution_named
 from actors.reading import LATEST
 from daemon import commands
 from daemon.config import Config
-from daemon.importing import PATIENCE, borrowed_key, seconds_of, told
+from daemon.importing import PATIENCE, seconds_of, told
 from daemon.serve import stack_settings
 from daemon.stack import opened
 from storage import listing
@@ -79,9 +79,7 @@ async def run(config: Config, wanted: Wanted, report: Reporter, url: str | None,
         else:
             commands.see_exists(config)
             if commands.in_use(config):
-                scope = "read" if resolution is not None else "admin"
-                with borrowed_key(config, scope, "export") as borrowed:
-                    size = await _fetched(commands.address(config), borrowed, wanted, span, sink, report)
+                size = await _fetched(*commands.address(config), wanted, span, sink, report)
             else:
                 size = await _read(config, wanted, resolution, span, sink, report)
     return size, time.perf_counter() - began
@@ -97,7 +95,7 @@ async def _read(
 ) -> int:
     """From the data directory, which nobody else uses."""
     size = days = 0
-    async with opened(stack_settings(config)) as stack:
+    async with opened(structs.replace(stack_settings(config), or_read=True)) as stack:
         exporter = Exporter(stack.engine, stack.writer, stack.store, stack.database.read)
         market = await stack.engine.market(wanted.market)
         if resolution is None:

@@ -368,22 +368,7 @@ async def _sink(config: Config, create: Kind | None, url: str | None, key: str |
         async with opened(structs.replace(stack_settings(config), create=create)) as stack:
             yield Direct(stack)
         return
-    address = commands.address(config)
-    with borrowed_key(config, "admin" if create else "ingest", "import") as borrowed:
-        yield Remote(address, borrowed, create)
-
-
-@contextmanager
-def borrowed_key(config: Config, scope: str, command: str) -> Iterator[str]:
-    """A key for as long as a command runs."""
-    name = f"candled {command}, process {os.getpid()}"
-    key = commands.create_token(config, scope, name)
-    try:
-        yield key
-    finally:
-        for known in commands.tokens(config):
-            if known.name == name and known.revoked is None:
-                commands.revoke_token(config, known.id)
+    yield Remote(*commands.address(config), create)
 
 
 class Direct:

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -13,7 +13,7 @@ import trio
 
 from daemon import __version__, tls
 from daemon import demo as samples
-from daemon.commands import ADDRESS, first_key, make_folder
+from daemon.commands import announce, first_key, make_folder
 from daemon.config import Config
 from daemon.recovery import Recovered
 from daemon.stack import Stack, StackSettings, opening
@@ -100,7 +100,7 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
             address = await nursery.start(listening)
             if demo:
                 nursery.start_soon(samples.run, slots, stack.intake, stack.coverage)
-            with _announced(config, address, demo):
+            with _announced(config, address, stack.keys.lend(), demo):
                 if not demo and not await stack.door.run(keys.has_admin, stack.state):
                     log.warning("there is no admin key yet", make_one=first_key(config))
                 await trio.sleep_forever()
@@ -211,6 +211,7 @@ def services(stack: Stack, settings: WebSettings, not_ready: Callable[[], str]) 
         catch_up=stack.catch_up,
         backups=stack.backups,
         audit=stack.audit,
+        state=stack.state,
         settings=settings,
         not_ready=not_ready,
     )
@@ -223,21 +224,20 @@ def _report(config: Config, found: Recovered, seconds: float) -> None:
 
 
 @contextmanager
-def _announced(config: Config, address: tuple[str, int], demo: bool) -> Iterator[None]:
+def _announced(config: Config, address: tuple[str, int], key: str, demo: bool) -> Iterator[None]:
     """Say where it listens: in the log, and in a file for the commands that work through a running daemon."""
     host, port = address
     host = f"[{host}]" if ":" in host else host
     shown = "localhost" if host in ("127.0.0.1", "[::1]") else host
     scheme = "https" if config.tls else "http"
     url = f"{scheme}://{shown}:{port}"
-    said = config.data / ADDRESS
     try:
-        said.write_text(url + "\n")
+        announce(config, url, key)
     except OSError as error:  # it is served all the same
-        said.unlink(missing_ok=True)
-        log.warning("commands will need --url", file=str(said), reason=error.strerror)
+        log.warning("commands will need --url", file=error.filename, reason=error.strerror)
     log.info("listening", address=url, data=str(config.data), demo=demo)
     try:
         yield
     finally:
-        said.unlink(missing_ok=True)
+        with suppress(OSError):
+            announce(config, "", "")

@@ -49,17 +49,18 @@ from storage import (
 from storage.calendar import DAY, MICROS, ONE_DAY
 from storage.commits import Answer
 from storage.database import Database, Door
+from storage.errors import BrokenStore
 from storage.events import Array, Events, concat
 from storage.findings import Source
 from storage.flush import Flush
 from storage.identities import Identities
-from storage.journal import Journal
+from storage.journal import Journal, lost
 from storage.listing import Unflushed
 from storage.measures import KINDS
 from storage.records import Kind
 from storage.refold import Markets
 from storage.retention import Keep
-from storage.state import State
+from storage.state import STATE, State
 from storage.store import Store
 
 LIVELY = 5_000  # markets that whoever follows all prices is told of at the beginning, by turnover
@@ -82,6 +83,7 @@ class StackSettings(Struct, frozen=True, kw_only=True):
     audit_seconds: float = 0.0
     retention: tuple[Keep, ...] = ()
     feed_silence: float = 60.0
+    or_read: bool = False  # where nothing can be written, open what can be read all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +144,16 @@ async def opening(settings: StackSettings, *, now: Callable[[], float] = time.ti
     with ExitStack() as files:
         data = settings.data
         data.mkdir(parents=True, exist_ok=True)
+        if why := await door.run(lost, data):
+            raise BrokenStore(why)
         journal = files.enter_context(await door.run(Journal.open, data / "journal"))
-        state = files.enter_context(await door.run(State.open, data / "state.db"))
-        letters = files.enter_context(await door.run(rejects.opened, data / "rejects.db"))
-        told = files.enter_context(await door.run(answers.opened, data / "answers.db"))
+        or_read = settings.or_read
+        state = files.enter_context(await door.run(lambda: State.open(data / STATE, or_read=or_read)))
+        if why := await door.run(state.check):
+            raise BrokenStore(why)
+        state.says_damage = True
+        letters = files.enter_context(await door.run(lambda: rejects.opened(data / "rejects.db", or_read=or_read)))
+        told = files.enter_context(await door.run(lambda: answers.opened(data / "answers.db", or_read=or_read)))
         database = await door.run(Database.open, data / "candles.duckdb", door, settings.query_seconds)
         files.callback(database.close)
         store = Store(database)

@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from actors.audit import EVER, Begin, End, Failed, Line, Memory, Wanted
 from actors.export import moment
 from daemon import commands
 from daemon.config import Config
 from daemon.exporting import SILENCE
-from daemon.importing import borrowed_key, seconds_of, told
+from daemon.importing import seconds_of, told
 from daemon.serve import stack_settings
 from daemon.stack import opened
 from storage.calendar import MICROS
@@ -57,12 +57,11 @@ async def lines(config: Config, asked: Asked) -> AsyncGenerator[Line, None]:
     )
     commands.see_exists(config)
     if commands.in_use(config):
-        with borrowed_key(config, "admin", "verify") as key:
-            async with aclosing(_through_daemon(commands.address(config), key, asked)) as some:
-                async for line in some:
-                    yield line
+        async with aclosing(_through_daemon(*commands.address(config), asked)) as some:
+            async for line in some:
+                yield line
         return
-    async with opened(stack_settings(config)) as stack:
+    async with opened(structs.replace(stack_settings(config), or_read=not asked.repair)) as stack:
         if wanted.market is not None:
             await stack.engine.market(wanted.market)
         async with aclosing(stack.audit.verify(wanted)) as some:

@@ -16,9 +16,9 @@ MIGRATIONS: Sequence[Migration] = (
 )
 
 
-def opened(path: Path) -> State:
-    """The file at `path`, made if it does not exist."""
-    return State.open(path, MIGRATIONS)
+def opened(path: Path, *, or_read: bool = False) -> State:
+    """The file at `path`, made if it does not exist; `or_read` as in `State.open`."""
+    return State.open(path, MIGRATIONS, or_read=or_read)
 
 
 def put(state: State, answers: Sequence[Answer], now: float) -> None:

@@ -290,7 +290,7 @@ class Journal:
             raise BrokenStore(
                 f"journal: {self._folder} ends with record {tail.last_seq}, yet record {seq} is known elsewhere:"
                 f" acknowledged records are missing{self._lying_aside()}. Put the journal's files back as they were, or"
-                f" restore a backup: candled restore BACKUP --data {shlex.quote(str(self._folder.parent))} --force"
+                f" restore a backup: candled restore BACKUP --data {_quoted(self._folder.parent)} --force"
             )
         if seq < segments[0].first_seq - 1:
             raise BrokenStore(
@@ -626,6 +626,21 @@ class Journal:
                     f"journal: {segment.path} is damaged at {segment.end}:"
                     f" it ends with record {last} instead of {segment.last_seq}"
                 )
+
+
+def lost(data: Path) -> str:
+    """Why no journal may be begun in a data directory that has none, and what to do; nothing where one may."""
+    others = [name for name in ("raw", "archive", "identities", "answers.db") if (data / name).exists()]
+    if not others or any((data / "journal").glob("*.journal*")):
+        return ""
+    return (
+        f"journal: {data / 'journal'} is missing or empty, though there is {others[0]} beside it: acknowledged events"
+        f" were in there. Put it back, or restore a backup: candled restore BACKUP --data {_quoted(data)} --force"
+    )
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _records(segment: Segment, identity: bytes, after: int) -> Iterator[tuple[int, int, memoryview]]:

@@ -39,6 +39,10 @@ class Markets:
         self.calendars: Array = np.zeros(0, np.int16)  # index into `calendar_list`
         self.calendar_list = [Calendar.parse()]
 
+    def damage(self) -> str:
+        """What is wrong inside the file that they are in; nothing when it is sound."""
+        return self._state.check()
+
     def learn(self, slots: Array) -> None:
         """Look up the markets in these slots."""
         most = int(slots.max(initial=0)) + 1

@@ -45,9 +45,9 @@ class Totals(NamedTuple):
     dropped: int
 
 
-def opened(path: Path) -> State:
-    """The file at `path`, made if it does not exist."""
-    return State.open(path, MIGRATIONS, synchronous="NORMAL")
+def opened(path: Path, *, or_read: bool = False) -> State:
+    """The file at `path`, made if it does not exist; `or_read` as in `State.open`."""
+    return State.open(path, MIGRATIONS, synchronous="NORMAL", or_read=or_read)
 
 
 def put(state: State, letters: Sequence[Reject], most: int = MOST, most_bytes: int = MOST_BYTES) -> Totals:

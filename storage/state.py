@@ -1,6 +1,8 @@
 """One SQLite file: the truth about everything that is acknowledged and is not an event."""
 
+import logging
 import os
+import shlex
 import sqlite3
 import threading
 import time
@@ -11,9 +13,12 @@ from typing import Literal, Self
 
 from storage.errors import BrokenStore, FailedDisk, Unavailable
 
+log = logging.getLogger(__name__)
+
 Connection = sqlite3.Connection
 Migration = Sequence[str]  # statements that lead from one version of the file to the next
 
+STATE = "state.db"  # the file that is not made again
 APPLICATION = 0x63_64_6C_64  # "cdld": tells our files from other people's
 PATIENCE = 10.0  # seconds to wait for another process that is writing
 SPARE = 4  # connections kept open between calls
@@ -21,13 +26,11 @@ LONGEST_LOG = 64 << 20  # bytes the write-ahead log is cut back to after a burst
 
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 BROKEN = {
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_CORRUPT,
     sqlite3.SQLITE_IOERR,
     sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_PERM,
 }
+DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 
 # Forward only; a released entry is never edited. markets.words is what search reads: every word once, each with two
 # blanks before it, so that "starts a word" is a phrase of trigrams even for one letter.
@@ -247,6 +250,9 @@ class State:
         self._anchor: Connection | None = None
         self._closed = False
         self._writing = threading.Lock()  # our own threads queue here, not in SQLite's sleeping retries
+        self._unwritable: Unavailable | None = None  # why it can only be read
+        self.damaged = ""  # what was found to be damaged in it, and what to do
+        self.says_damage = False  # in the log, once: whoever asks may hear of it otherwise
 
     @classmethod
     def open(
@@ -255,20 +261,38 @@ class State:
         migrations: Sequence[Migration] = MIGRATIONS,
         *,
         synchronous: Literal["FULL", "NORMAL"] = "FULL",
+        or_read: bool = False,
     ) -> Self:
-        """The file at `path`, made if it does not exist, brought to the newest version if it is older."""
+        """The file at `path`, made if it does not exist, brought to the newest version if it is older.
+
+        `or_read`: where nothing can be written, on a full disk or in a folder that is read-only, it is opened for
+        reading alone.
+        """
         state = cls(path, synchronous)
-        with state._named_errors():
-            created = not path.exists()
-            if created:
-                _make(path)
-            with state._connection() as db:
-                _prepare(db, path, migrations)
-                state._anchor = state._connect()
-                state._anchor.execute("SELECT 1 FROM sqlite_master").fetchall()
-            if created:
-                _sync_directory(path.parent)
+        try:
+            state._begin(migrations)
+        except Unavailable as error:
+            if not (or_read and _at_rest(path) and _written_nowhere(error)):
+                raise
+            state.close()
+            state = cls(path, synchronous)
+            state._unwritable = error
+            with state._named_errors(), state._connection() as db:
+                if _known(db, path, migrations) < len(migrations):
+                    raise
         return state
+
+    def _begin(self, migrations: Sequence[Migration]) -> None:
+        with self._named_errors():
+            created = not self.path.exists()
+            if created:
+                _make(self.path)
+            with self._connection() as db:
+                _prepare(db, self.path, migrations)
+                self._anchor = self._connect()
+                self._anchor.execute("SELECT 1 FROM sqlite_master").fetchall()
+            if created:
+                _sync_directory(self.path.parent)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -283,6 +307,8 @@ class State:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction: on disk when the block ends, undone when it raises."""
+        if self._unwritable is not None:
+            raise self._unwritable
         with self._named_errors(), self._writing, self._connection() as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -292,14 +318,21 @@ class State:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
-    def check(self) -> list[str]:
-        """What is wrong inside the file, read from end to end; nothing when it is sound."""
+    def check(self) -> str:
+        """What is wrong inside the file, read from end to end, and what to do; nothing when it is sound."""
         try:
             with self._named_errors(), self._connection() as db:
                 found = [str(row[0]) for row in db.execute("PRAGMA quick_check")]
         except BrokenStore as error:  # too damaged to be read to the end
-            return [str(error)]
-        return [] if found == ["ok"] else found
+            return str(error)
+        if found != ["ok"]:
+            self._note(_damage(self.path, found[0]))
+        return self.damaged
+
+    def _note(self, damage: str) -> None:
+        if self.says_damage and not self.damaged:
+            log.error("%s", damage)
+        self.damaged = damage
 
     def backup(self, target: Path) -> None:
         """A copy of the file as it is now, at a path that does not exist yet, while others read and write."""
@@ -348,7 +381,10 @@ class State:
 
     def _connect(self) -> Connection:
         # Any thread may use it, though only one at a time: `_connection` hands it to one caller.
-        db = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        # SQLite reads a file that nobody writes to without files of its own beside it if it is told so.
+        alone = self._unwritable is not None
+        where = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1" if alone else self.path
+        db = sqlite3.connect(where, timeout=PATIENCE, isolation_level=None, check_same_thread=False, uri=alone)
         try:
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute(f"PRAGMA journal_size_limit = {LONGEST_LOG}")
@@ -365,6 +401,8 @@ class State:
             meant = named(error, self.path)
             if meant is None:
                 raise
+            if error.sqlite_errorcode & 0xFF in DAMAGED:
+                self._note(str(meant))
             raise meant from error
 
 
@@ -379,19 +417,31 @@ def named(error: sqlite3.Error, path: Path) -> Unavailable | BrokenStore | None:
         return Unavailable(f"{path}: the disk is full", retry_after=10)
     if code == sqlite3.SQLITE_IOERR and extended not in (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ):
         return FailedDisk(f"{path}: {error} ({error.sqlite_errorname})")
+    if code in DAMAGED:
+        return BrokenStore(_damage(path, f"{error}"))
+    beside = code == sqlite3.SQLITE_CANTOPEN and os.access(path, os.R_OK)  # SQLite has a log beside it
+    if code in UNWRITABLE or beside:
+        return Unavailable(f"{path}: nothing can be written to it or beside it, by this user or at all", retry_after=10)
     if code in BROKEN:
-        return BrokenStore(f"{path}: {error} ({getattr(error, 'sqlite_errorname', 'SQLite')})")
+        return BrokenStore(f"{path}: {error} ({error.sqlite_errorname})")
     return None
+
+
+def _damage(path: Path, what: str) -> str:
+    """That a file is damaged, and what to do."""
+    if path.name == STATE:
+        data = shlex.quote(str(path.parent))
+        remedy = f"put it back, or restore a backup: candled restore BACKUP --data {data} --force"
+    else:
+        remedy = "move it away, and a new one is made"
+    return f"{path}: damaged: {' '.join(what.split())}; {remedy}"
 
 
 def _prepare(db: Connection, path: Path, migrations: Sequence[Migration]) -> None:
     """See that the file is ours and of a version we know, and bring it forward."""
-    ours = db.execute("PRAGMA application_id").fetchone()[0]
-    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if ours != APPLICATION and tables:
-        raise BrokenStore(f"{path}: an SQLite file of another program (application id {ours})")
+    known = _known(db, path, migrations)
     _keep_a_log(db, path)
-    if _version(db, path, migrations) == len(migrations):
+    if known == len(migrations):
         return
     db.execute("BEGIN IMMEDIATE")
     try:
@@ -405,6 +455,27 @@ def _prepare(db: Connection, path: Path, migrations: Sequence[Migration]) -> Non
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _known(db: Connection, path: Path, migrations: Sequence[Migration]) -> int:
+    """The version of a file that is ours, or empty."""
+    ours = db.execute("PRAGMA application_id").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if ours != APPLICATION and tables:
+        raise BrokenStore(f"{path}: an SQLite file of another program (application id {ours})")
+    return _version(db, path, migrations)
+
+
+def _at_rest(path: Path) -> bool:
+    """Whether all that was written to a file is in it: nothing is in a log beside it."""
+    log = path.with_name(path.name + "-wal")
+    return path.exists() and (not log.exists() or not log.stat().st_size)
+
+
+def _written_nowhere(error: Unavailable) -> bool:
+    """Whether an error says that nothing can be written beside a file."""
+    cause = error.__cause__
+    return isinstance(cause, sqlite3.Error) and cause.sqlite_errorcode & 0xFF not in BUSY
 
 
 def _make(path: Path) -> None:

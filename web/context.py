@@ -33,6 +33,7 @@ from actors.writer import Writer
 from storage.database import Database
 from storage.journal import Journal
 from storage.records import Scope
+from storage.state import State
 from storage.store import Store
 from web.outbox import WsLimits
 from web.shapes import parsed
@@ -107,6 +108,7 @@ class Services:
     catch_up: CatchUp
     backups: Backups
     audit: Audit
+    state: State
     settings: WebSettings
     not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
 

@@ -1,6 +1,7 @@
 """Alive, ready, and how it goes, with the reasons where it does not go well."""
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -9,6 +10,7 @@ from quart import Blueprint, Response
 
 from actors.backups import BackupStatistics
 from actors.coverage import FeedState
+from storage.errors import BrokenStore
 from web.auth import at_home
 from web.context import NO_STORE, Services, WebSettings, reply, request, services
 from web.disk import used
@@ -160,9 +162,13 @@ async def examined(services: Services) -> Health:
     """How the daemon is, now."""
     engine, journal, writer = services.engine, services.journal.statistics(), services.writer.statistics()
     hub, recovered = services.hub.statistics(), services.journal.recovered
-    registered, active = await services.registry.count()
+    registered = active = 0
+    with suppress(BrokenStore):  # told below
+        registered, active = await services.registry.count()
     archive, sealed = services.archivist.statistics(), services.sealing.statistics()
     reasons, notices = [*unready(services), *(f"archive: {why}" for why in archive.broken)], []
+    if services.state.damaged:
+        reasons.append(services.state.damaged)
     if journal.full:
         reasons.append(f"{journal.full}; events are refused")
     if why := services.intake.statistics().failing:

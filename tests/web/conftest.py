@@ -114,6 +114,7 @@ async def serving(
                 hub=stack.hub,
                 backups=stack.backups,
                 audit=stack.audit,
+                state=stack.state,
                 archivist=stack.archivist,
                 retention=stack.retention,
                 sealing=stack.sealing,
