@@ -77,6 +77,13 @@ class Node:
 
 @asynccontextmanager
 async def running(script: str, *args: str, **variables: str) -> AsyncIterator[Node]:
+    """A script of this folder, whose lines are JSON."""
+    async with process_of(script, *args, **variables) as process:
+        yield Node(process)
+
+
+@asynccontextmanager
+async def process_of(script: str, *args: str, **variables: str) -> AsyncIterator[trio.Process]:
     """A script of this folder."""
     process = await trio.lowlevel.open_process(
         [node(), str(HERE / script), *args],
@@ -85,7 +92,7 @@ async def running(script: str, *args: str, **variables: str) -> AsyncIterator[No
         env={**os.environ, "NODE_PATH": str(MODULES), "MODULES": str(MODULES), **variables},
     )
     try:
-        yield Node(process)
+        yield process
     finally:
         process.kill()
         with trio.CancelScope(shield=True):
