@@ -228,6 +228,17 @@ class Config(Struct, frozen=True, kw_only=True):
     stream_ingest_bytes: Annotated[
         int, Setting("The same for a producer's on `/api/ingest/stream`.", whole(256, 1 << 28))
     ] = 8 << 20
+    jwt_secret: Annotated[
+        str | None,
+        Setting(
+            "Secret of the tokens (HS256) that users show on `/ws`.",
+            text("a text of at least 32 characters", 32),
+            default="made once and kept in the data directory",
+            secret=True,
+        ),
+    ] = None
+    jwt_audience: Annotated[str | None, Setting("Whom such tokens must be for (`aud`).", text())] = None
+    jwt_issuer: Annotated[str | None, Setting("Whom such tokens must be from (`iss`).", text())] = None
     websocket_heartbeat_interval: Annotated[
         int,
         Setting(
@@ -344,7 +355,6 @@ LATER: dict[str, Later] = {
     "upstash_redis_rest_token": Later(_REDIS, ("UPSTASH_REDIS_REST_TOKEN",), secret=True),
     "sentry_dsn": Later("reports to Sentry are not built yet", ("SENTRY_DSN",), secret=True),
     "vercel_analytics_id": Later("candled tells no analytics service anything", ("VERCEL_ANALYTICS_ID",)),
-    "jwt_secret": Later("signed-in users are not built yet", (), secret=True),
 }
 KNOWN = (*SETTINGS, *LATER)
 

@@ -56,11 +56,11 @@ def one_of(*allowed: str, absent: str = "") -> Kind:
     return Kind("one of " + ", ".join(words), str, take)
 
 
-def text(expected: str = "a text that is not empty") -> Kind:
-    """Any text."""
+def text(expected: str = "a text that is not empty", least: int = 1) -> Kind:
+    """Any text of at least so many characters."""
 
     def take(value: object) -> str:
-        if not _is(str, value).strip() or "\0" in str(value):
+        if len(_is(str, value).strip()) < least or "\0" in str(value):
             raise ValueError
         return str(value)
 

@@ -18,6 +18,7 @@ from daemon.config import Config
 from daemon.recovery import Recovered
 from daemon.stack import Stack, StackSettings, opening
 from storage import keys
+from storage.secret import kept
 from web.app import create_app
 from web.context import Rates, Services, WebSettings
 from web.doors import sockets
@@ -26,6 +27,7 @@ from web.listener import Endpoint, listen
 from web.outbox import WsLimits
 from web.pusher.apps import PusherSettings
 from web.pusher.endpoint import GOODBYES, Pusher
+from web.tokens import Tokens, TokenSettings
 
 log = structlog.get_logger("candled")
 Until = Callable[[], Awaitable[None]]
@@ -52,6 +54,8 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""), pusher)
         channels_of_apps = Endpoint(pusher.serve, GOODBYES)
 
+        tokens = Tokens(await stack.door.run(kept, config.data / "jwt.secret"), token_settings(config))
+
         async def told_to_stop() -> None:
             await until()
             stopping.set()
@@ -71,7 +75,15 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
 
         may_read = readable if config.auth == "token" else None
         streams = sockets(
-            stack.engine, stack.registry, stack.intake, stack.hub, limits, may_read, may_ingest, demo=demo
+            stack.engine,
+            stack.registry,
+            stack.intake,
+            stack.hub,
+            limits,
+            may_read,
+            may_ingest,
+            tokens,
+            demo=demo,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(settle)
@@ -140,6 +152,11 @@ def ws_limits(config: Config) -> WsLimits:
         ping_seconds=beat,
         dead_seconds=2 * beat,
     )
+
+
+def token_settings(config: Config) -> TokenSettings:
+    """The part of the configuration that users' tokens are verified by."""
+    return TokenSettings(secret=config.jwt_secret, audience=config.jwt_audience, issuer=config.jwt_issuer)
 
 
 def pusher_settings(config: Config) -> PusherSettings:

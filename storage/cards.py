@@ -71,6 +71,15 @@ def put(state: State, many: Iterable[Mapping[str, object]]) -> list[Market]:
     return renamed
 
 
+def known(state: State, card_id: str) -> bool:
+    """Whether there is a card with this id: one that was registered, or that somebody gave a price of."""
+    with state.reading() as db:
+        if db.execute("SELECT 1 FROM cards WHERE key = ?", [folded(card_id)]).fetchone():
+            return True
+        begin = folded(f"{PREFIX}{card_id}.")
+        return bool(markets.beginning(db, begin, begin + LAST))
+
+
 def put_marketplaces(state: State, many: Iterable[Mapping[str, object]]) -> list[Market]:
     """As `put`, of marketplaces, which have no part in any name but by their ids."""
     cleaned = [(_id(fields, why_no_marketplace), _clean("a marketplace", fields, MARKETPLACE)) for fields in many]

@@ -1,12 +1,13 @@
 """The channels of `/ws` beside `bars`, as one connection follows them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import UNSET, UnsetType
 
 from actors.live import LivePrices, LiveSubscription, Wire
 from actors.tape import Tapes, TapeSubscription
+from storage import cards
 from storage.errors import UnknownMarket
 from storage.records import Market
 from web.feeds import Movers, PriceRows, TradeRows
@@ -26,6 +27,8 @@ from web.messages import (
 )
 from web.shapes import parsed
 from web.stream import Make, Session
+from web.tokens import Tokens
+from web.user_channels import AlertChannel, CardChannel
 
 PRICES, TRADES = PriceRows(), TradeRows()
 
@@ -45,15 +48,22 @@ class Names(Protocol):
 
     async def load(self, references: Sequence[str], /) -> dict[Any, int]: ...
     def market(self, slot: int) -> Market: ...
+    async def ask(self, work: Callable[..., Any], *arguments: Any) -> Any: ...
 
 
-def channels(feeds: Feeds, names: Names) -> Mapping[str, Make]:
+def channels(feeds: Feeds, names: Names, tokens: Tokens) -> Mapping[str, Make]:
     """All of them."""
     movers = Movers(feeds.now)
+
+    async def known(card: int) -> bool:
+        return bool(await names.ask(cards.known, str(card)))
+
     return {
         "prices": lambda session: PriceChannel(session, feeds, names),
         "trades": lambda session: TradeChannel(session, feeds),
         "market": lambda session: MarketChannel(session, feeds, movers),
+        "card": lambda session: CardChannel(session, known),
+        "alerts": lambda session: AlertChannel(session, tokens),
     }
 
 

@@ -9,6 +9,7 @@ from web.ingest_stream import IngestStream, Intake
 from web.listener import Endpoint, Handler
 from web.outbox import WsLimits
 from web.stream import BarStreams, MayRead
+from web.tokens import Tokens
 
 
 class Everything(Feeds, updates.Markets, Protocol):
@@ -23,14 +24,15 @@ def sockets(
     limits: WsLimits,
     may_read: MayRead | None,
     may_ingest: MayRead,
+    tokens: Tokens,
     *,
     demo: bool,
 ) -> dict[str, Handler | Endpoint]:
     """All but those of the Pusher protocol. `may_read`: see `web.stream.Guarded`; `may_ingest` judges the keys of
-    producers, of whom those on this machine need none in a demo."""
+    producers, of whom those on this machine need none in a demo; `tokens` those of users."""
     taking = IngestStream(intake, hub, limits, may_ingest, demo=demo)
     return {
-        "/ws": BarStreams(engine, hub, limits, may_read, channels(engine, names)).serve,
+        "/ws": BarStreams(engine, hub, limits, may_read, channels(engine, names, tokens)).serve,
         "/api/lightweight/realtime": updates.Updates(updates.lightweight(), engine, hub, limits, may_read).serve,
         "/api/tradingview/stream": updates.Updates(updates.tradingview(), engine, hub, limits, may_read).serve,
         "/api/ingest/stream": Endpoint(taking.serve, message_bytes=limits.ingest_bytes),

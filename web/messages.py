@@ -153,6 +153,18 @@ class UnsubscribedChannel(Struct, frozen=True, tag_field="type", tag="unsubscrib
     id: Id | UnsetType = UNSET
 
 
+class SubscribedCard(Struct, frozen=True, tag_field="type", tag="subscribed"):
+    channel: str
+    card_id: int
+    id: Id | UnsetType = UNSET
+
+
+class UnsubscribedCard(Struct, frozen=True, tag_field="type", tag="unsubscribed"):
+    channel: str
+    card_id: int
+    id: Id | UnsetType = UNSET
+
+
 class Authenticate(Struct, frozen=True):
     """Show a key: the first message of those who cannot send headers with a handshake, as browsers."""
 
@@ -187,6 +199,8 @@ Answer = (
     | UnsubscribedPrices
     | SubscribedTrades
     | UnsubscribedTrades
+    | SubscribedCard
+    | UnsubscribedCard
     | SubscribedChannel
     | UnsubscribedChannel
     | Authenticated

@@ -233,7 +233,7 @@ def test_a_secret_that_cannot_be_is_not_repeated() -> None:
 
 @given(
     st.sampled_from([name for name in SECRET if name not in ("pusher_apps", "pusher_webhook")]),
-    st.text("0123xyz", min_size=9),
+    st.text("0123xyz", min_size=32),
 )
 def test_a_secret_is_never_shown(name: str, secret: str) -> None:
     settings = load({}, {config.PREFIX + name.upper(): secret})

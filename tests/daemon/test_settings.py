@@ -17,7 +17,7 @@ from msgspec import structs
 
 from daemon import commands
 from daemon.config import SETTINGS, Config, load
-from daemon.serve import pusher_settings, stack_settings, web_settings, ws_limits
+from daemon.serve import pusher_settings, stack_settings, token_settings, web_settings, ws_limits
 from tests.daemons import BIN, Daemon, environment, running
 from tests.ws_client import connected
 
@@ -59,6 +59,9 @@ OTHER: dict[str, str] = {
     "stream_messages_per_second": "14",
     "stream_message_bytes": "1500",
     "stream_ingest_bytes": "1600",
+    "jwt_secret": "x" * 40,
+    "jwt_audience": "charts",
+    "jwt_issuer": "sign-in",
     "websocket_heartbeat_interval": "16000",
     "pusher_apps": '[{"id": "1", "key": "k", "secret": "s"}]',
     "pusher_event_bytes": "20000",
@@ -78,7 +81,7 @@ OF_APP = {
 def handed_on(config: Config) -> tuple[Any, ...]:
     """What the layers below are told."""
     told = structs.replace(web_settings(config, False), started=0)
-    return stack_settings(config), told, ws_limits(config), pusher_settings(config)
+    return stack_settings(config), told, ws_limits(config), pusher_settings(config), token_settings(config)
 
 
 @pytest.mark.parametrize("name", OF_APP)

@@ -12,6 +12,9 @@ from tests.ws_client import Client, connected
 from web.doors import sockets
 from web.listener import listen
 from web.outbox import WsLimits
+from web.tokens import Tokens
+
+SECRET = "a secret of the tests, of as many bytes as HS384 wants"
 
 
 class Streaming:
@@ -46,6 +49,7 @@ async def streaming(
                     limit,
                     None,
                     lambda key: web.stack.keys.allowed(key, "ingest"),
+                    Tokens(SECRET),
                     demo=demo,
                 ),
                 host="127.0.0.1",
