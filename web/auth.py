@@ -16,7 +16,7 @@ SIGNED = ("events", "batch_events", "occupied", "channel", "users", "terminate",
 WANTED: dict[str, Scope | None] = {
     "health.alive": None,
     "health.ready": None,
-    **{f"sockets.{name}": None for name in ("ws", "lightweight", "tradingview", "ingest")},
+    **{f"sockets.{name}": None for name in ("ws", "lightweight", "tradingview", "ingest", "pusher", "pusher_behind")},
     "reference.document": None,
     "reference.page": None,
     "reference.style": None,

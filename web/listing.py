@@ -12,6 +12,7 @@ from storage.tiers import TIERS
 from web.context import engine, services
 from web.parameters import said
 from web.prices import change, market_cap
+from web.pusher.names import MARKET, escaped
 
 MOST_FOUND = 1_000  # markets that a search is ordered and paged among
 SPARKS = {"1h": (60, 60), "24h": (48, 1800)}  # (closes, seconds of each)
@@ -40,7 +41,7 @@ class Spark(NamedTuple):
 # What is told of a market beside what is registered.
 LIVE = (
     *("current_price", "price_24h_ago", "price_change_24h", "volume_24h", "trades_24h", "open_interest"),
-    *("market_cap", "last_updated"),
+    *("market_cap", "last_updated", "channel"),
 )
 
 
@@ -98,6 +99,7 @@ def row(market: Market, now: Now | None, today: Day) -> dict[str, object]:
     price, before = (brief.price, brief.price_24h_ago) if brief else (None, None)
     return {
         **shown(market),
+        "channel": MARKET + escaped(market.market_symbol),
         "tier": today.tiers.of(market),
         "tier_assigned": market.tier is None,
         "current_price": price,

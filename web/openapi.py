@@ -72,6 +72,8 @@ APIS = (
     Api("/api/cards", "Cards", errors.Failure),
     Api("/api/marketplaces", "Cards", errors.Failure),
     Api("/api/admin/", "Administration", errors.Failure),
+    Api("/app/", "Pusher", errors.Failure),
+    Api("/ws/app/", "Pusher", errors.Failure),
     Api("/apps/", "Pusher", errors.Failure),
     Api("/users/", "Pusher", errors.Failure),
     Api("/pusher/", "Pusher", errors.Failure),

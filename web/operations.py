@@ -42,7 +42,7 @@ from web import (
 from web.pusher import permits, rest
 
 TEXT, HTML, CSS = "text/plain", "text/html", "text/css"
-SOCKETS = ("ws", "lightweight", "tradingview", "ingest")
+SOCKETS = ("ws", "lightweight", "tradingview", "ingest", "pusher", "pusher_behind")
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -82,6 +82,7 @@ Listed = _described(
     "ListedMarket",
     [
         *_registered(),
+        ("channel", str),
         ("tier_assigned", bool),
         *((name, float | None) for name in ("current_price", "price_24h_ago", "price_change_24h", "volume_24h")),
         ("trades_24h", int | None),

@@ -36,6 +36,18 @@ async def ingest() -> Response:
     raise _needed()
 
 
+@sockets.get("/app/<key>")
+async def pusher(key: str) -> Response:  # noqa: ARG001
+    """Nothing but how to come again."""
+    raise _needed()
+
+
+@sockets.get("/ws/app/<key>")
+async def pusher_behind(key: str) -> Response:  # noqa: ARG001
+    """Nothing but how to come again."""
+    raise _needed()
+
+
 def _needed() -> UpgradeNeeded:
     path = request().path
     return UpgradeNeeded(

@@ -225,6 +225,7 @@ async def test_a_market_carries_what_it_trades_at(admin: Web) -> None:
         "open_interest": 700,
         "market_cap": 25000,
         "last_updated": (NOW - 60) * 1000 + 250,
+        "channel": "market-OIL",
     }
     assert set(expected) == set(LIVE)
     one = await asked(admin, "GET", "/api/markets/oil", 200)
@@ -232,7 +233,8 @@ async def test_a_market_carries_what_it_trades_at(admin: Web) -> None:
     listed = (await asked(admin, "GET", "/api/markets", 200))["markets"]
     assert {market["market_symbol"]: market for market in listed}["OIL"] == one
     gold = next(market for market in listed if market["market_symbol"] == "GOLD")
-    assert {name: gold[name] for name in LIVE} == {**dict.fromkeys(LIVE), "volume_24h": 0, "trades_24h": 0}
+    nothing = {**dict.fromkeys(LIVE), "volume_24h": 0, "trades_24h": 0, "channel": "market-GOLD"}
+    assert {name: gold[name] for name in LIVE} == nothing
     price = await admin.json("/api/markets/oil/price")
     light = (await admin.json("/api/lightweight/markets?search=oil"))["data"][0]
     for name in ("price_change_24h", "volume_24h", "market_cap"):

@@ -86,6 +86,14 @@ async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.dropped == 100 - told.waiting
 
 
+async def test_channels_that_are_waited_for_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "MOST_LEAVING", 10)
+    one = hook(Peer(200), Hub())
+    for n in range(13):
+        one.vacated(f"c{n}")
+    assert one.statistics().waiting == 3, "which are told at once"
+
+
 async def test_a_channel_is_vacated_only_when_it_stays_so(
     nursery: trio.Nursery,
     autojump_clock: MockClock,  # noqa: ARG001

@@ -156,12 +156,12 @@ class Prices:
 
             async def opened(feed: PriceFeed, symbol: str) -> None:
                 async with turns:
-                    await self._open(feed, symbol, nursery)
+                    if not feed.over:
+                        await self._open(feed, symbol, nursery)
 
             nursery.start_soon(self._look_again)
             async for feed, symbol in self._asking:
-                if not feed.over:
-                    nursery.start_soon(opened, feed, symbol)
+                nursery.start_soon(opened, feed, symbol)
 
     async def _open(self, feed: PriceFeed, symbol: str, nursery: trio.Nursery) -> None:
         try:

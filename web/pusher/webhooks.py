@@ -19,6 +19,7 @@ from web.pusher.posting import post
 log = logging.getLogger(__name__)
 
 GRACE = 3.0  # seconds that a channel may be empty before that is told
+MOST_LEAVING = 10_000  # channels that may be waited for at a time
 GATHERING = 0.05  # seconds in which what happens goes into one request
 MOST_TOGETHER = 100
 MOST_BYTES = 8 << 20  # of events that wait; beyond, new ones are not told
@@ -83,6 +84,9 @@ class Hook:
 
     def vacated(self, channel: str) -> None:
         """A channel has lost its last subscriber; told when none comes back soon."""
+        if len(self._leaving) >= MOST_LEAVING:
+            self.tell("channel_vacated", channel)
+            return
         due = self._leaving[channel] = trio.current_time() + GRACE
 
         def look() -> None:
