@@ -53,13 +53,13 @@ ALIASES = {
     "position_id": "positionId",
     "is_long": "isLong",
 }
+# What a producer says about an event: where he has it from, and why he cannot read it, if he cannot.
+ABOUT = ("origin", "unreadable")
 FIELDS = (
     *("market_symbol", "market_id", "chain_id", "contract_address", "timestamp", "event_type", "price_type"),
-    *("is_long", "side", "removed", "block_number", "log_index", *TRADE_NUMBERS, *TEXTS),
+    *("is_long", "side", "removed", "block_number", "log_index", *TRADE_NUMBERS, *TEXTS, *ABOUT),
 )
-# What a producer says of an event beside that: where he has it from, and why he cannot read it, if he cannot.
-ABOUT = ("origin", "unreadable")
-KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values()) | frozenset(ABOUT)
+KNOWN = frozenset(FIELDS) | frozenset(ALIASES.values())
 # What tells the prices of a card apart, and all that a price of a card may say.
 VARIANT = ("card_id", "marketplace", "condition", "is_foil", "language", "currency")
 COUNTS = ("num_listings", "total_quantity")
