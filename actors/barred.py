@@ -29,12 +29,13 @@ from actors.words import (
 )
 from storage.calendar import DAY, MICROS, ONE_DAY, Calendar
 from storage.errors import BadEvent
-from storage.events import BAR, BAR_COUNTS, EXACT, Array, Column
+from storage.events import BAR, BAR_COUNTS, EXACT, INTEGERS, Array, Column
 from storage.measures import MEASURES, Rule
-from storage.records import KIND_CODE, KINDS
+from storage.records import KINDS
 
 PRICES = ("open", "high", "low", "close")
-MEASURED = {kind: [each for each in MEASURES[kind] if each.rule is not Rule.DISTINCT] for kind in TRADED}
+KINDS_WITH = (*TRADED, "card")  # of market that take finished bars
+MEASURED = {kind: [each for each in MEASURES[kind] if each.rule is not Rule.DISTINCT] for kind in KINDS_WITH}
 LENGTHS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": DAY}
 SHORTS = {length: name for name, length in LENGTHS.items()}
 _OTHERS = {"1S": 1, "1": 60, "5": 300, "15": 900, "60": 3600, "1H": 3600, "D": DAY, "1D": DAY}  # as charts name them
@@ -52,8 +53,8 @@ def understood(bar: Any, named: Named, now_us: int) -> dict[str, Any]:
     if slot is None:
         raise Unknown(market)
     kind = KINDS[named.kinds[slot]]
-    if kind not in TRADED:
-        raise BadEvent(f"market: expected a perp or spot market, got one of kind {kind}")
+    if kind not in KINDS_WITH:
+        raise BadEvent(f"market: expected one of kind {', '.join(KINDS_WITH)}, got one of kind {kind}")
     resolution = bar.get("resolution")
     rung = _ANY.get(resolution) if isinstance(resolution, str) else None
     if rung is None:
@@ -66,7 +67,7 @@ def understood(bar: Any, named: Named, now_us: int) -> dict[str, Any]:
     for measure in MEASURED[kind]:
         if (value := bar.get(measure.name)) is None:
             continue
-        if measure.rule is Rule.COUNT:
+        if measure.name in INTEGERS:
             word[measure.name] = integer(measure.name, value, 1 << 63)
             continue
         word[measure.name], exact = number_of(measure.name, value)
@@ -99,6 +100,11 @@ def _span(value: Any, rung: int, calendar: Calendar, now_us: int) -> tuple[int, 
 
 
 def _check_prices(bar: Mapping[str, Any], word: Mapping[str, Any]) -> None:
+    if not any(name in word for name in PRICES):
+        # Something happened, and no price was set: that is no bar, but a part of longer ones.
+        if not any(word.get(each.name) for each in MEASURED["perp"] + MEASURED["card"]):
+            raise bad("open", "a price > 0, or a volume or another measure of what happened without one", None)
+        return
     for name in PRICES:
         if not word.get(name, 0) > 0:
             raise bad(name, "a price > 0", bar.get(name))
@@ -111,6 +117,8 @@ def _check_prices(bar: Mapping[str, Any], word: Mapping[str, Any]) -> None:
 
 class BarReading(Reading):
     """Reads finished bars by column."""
+
+    kinds = KINDS_WITH
 
     def columns(self) -> dict[str, Column]:
         """The columns of all rows, meaningless in slow ones; cut short by unknown markets unless `final`."""
@@ -131,8 +139,7 @@ class BarReading(Reading):
         self._within_days(market, begins, ends)
         out: dict[str, Column] = {"market": market, "ts": begins, "event": np.full(self.n, BAR, np.uint8)}
         out |= {"rung": rung, "ends": ends}
-        spot = self._named.kinds[market] == KIND_CODE["spot"]
-        self._measures(out, spot)
+        self._measures(out, self._named.kinds[market])
         high, low = out.get("high", _NOTHING), out.get("low", _NOTHING)
         inner = out.get("open", _NOTHING), out.get("close", _NOTHING)
         self._only((low > 0) & (high >= np.maximum(*inner)) & (low <= np.minimum(*inner)) & (high >= low))
@@ -149,15 +156,15 @@ class BarReading(Reading):
             over = calendar.day(begins[rows]) != calendar.day(ends[rows] - 1)
             self.slow[rows[over]] = True
 
-    def _measures(self, out: dict[str, Column], spot: Array) -> None:
-        every = MEASURED["spot" if spot.all() else "perp"]
-        for name in (each.name for each in every):
-            if name not in BAR_COUNTS:
+    def _measures(self, out: dict[str, Column], kinds: Array) -> None:
+        """What bars of the first row's kind say; those of other kinds are read one by one."""
+        code = kinds[int(np.argmin(self.slow))]
+        self.slow |= kinds != code
+        for name in (each.name for each in MEASURED.get(KINDS[code], ())):
+            if name not in INTEGERS:
                 out.update(self._numbers(name))
             elif (whole := self._integers(name)) is not None:
-                out[name] = np.maximum(whole, 0)
-        if every is MEASURED["perp"] and spot.any():
-            self.slow |= spot  # a mixture: what only perps have is left out of the others one by one
+                out[name] = np.maximum(whole, 0) if name in BAR_COUNTS else whole
 
     def _turnover_volumes(self, out: dict[str, Column]) -> None:
         """Where a bar says what it turned over, that was its volume, unless it says otherwise."""

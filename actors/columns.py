@@ -4,8 +4,8 @@ Every check runs over whole columns. What it does not plainly accept is left to 
 alone words reasons: so both ways agree.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,8 @@ from storage.records import KIND_CODE
 
 class Reading:
     """Reads a batch by column; `slow` becomes true where a row must be read by itself."""
+
+    kinds: ClassVar[Sequence[str]] = TRADED  # of market that are taken
 
     def __init__(self, batch: Batch, named: Named, now_us: int, final: bool) -> None:
         self.n = batch.n
@@ -104,7 +106,7 @@ class Reading:
             self.unknown = {r: None for r in absent if not isinstance(r, str) or 0 < len(r) <= TEXT}
             found = [slot or 0 for slot in found]
         slots = np.array(found, np.int32)
-        slots[~_TAKEN[self._named.kinds[slots]]] = 0
+        slots[~np.isin(self._named.kinds[slots], [KIND_CODE[kind] for kind in self.kinds])] = 0
         return entry, slots
 
     def _references(self) -> tuple[Array, list[Any], Callable[[Any], int | None]]:
@@ -406,7 +408,6 @@ class Reading:
 
 
 _NONE, _WRONG = 255, 254
-_TAKEN = np.isin(np.arange(256), [KIND_CODE[kind] for kind in TRADED])  # by index into KINDS
 
 
 def valid(column: Any) -> Mask:

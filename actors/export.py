@@ -15,7 +15,7 @@ import trio
 
 from actors import fold
 from actors.reading import FAR, LATEST
-from actors.ring import view
+from actors.ring import View, view
 from actors.rounds import Round
 from storage import decimals, listing
 from storage.calendar import DAY, MICROS, ONE_DAY, Calendar, Resolution, parse, parse_short, rung
@@ -221,12 +221,16 @@ def exact(kind: str) -> tuple[str, ...]:
 
 
 def _bars(found: Partials, calendar: Calendar, resolution: Resolution, start: int, end: int) -> pa.RecordBatch:
-    """The shown bars with start ≤ t < end that these partials come to, numbers as every wire has them."""
+    """The bars with start ≤ t < end that these partials come to, numbers as every wire has them.
+
+    And buckets in which something happened without a price, which are part of longer bars: those have no prices.
+    """
     stored = fold.merged(found)
     # What replaced a bar must not replace the longer one that it is part of.
     stored = Partials(stored.kind, stored.n, {name: each for name, each in stored.columns.items() if name != "whole"})
     bars = view(fold.rolled(stored, lambda t: calendar.bucket(resolution, t)))
-    bars = bars.take((bars["t"] >= start) & (bars["t"] < end)).visible()
+    bars = bars.take((bars["t"] >= start) & (bars["t"] < end))
+    bars = bars.take(_says(bars))
     schema = bar_schema(found.kind)
     out = [pa.array(bars["t"], pa.int64())]
     for name, what in columns(found.kind).items():
@@ -240,6 +244,18 @@ def _bars(found: Partials, calendar: Calendar, resolution: Resolution, start: in
             values = wired(_floats(bars[name])) if what is Rule.SUM else bars[name]
         out.append(pa.array(values, schema.field(name).type, from_pandas=True))
     return pa.RecordBatch.from_arrays(out, schema=schema)
+
+
+def _says(bars: View) -> Array:
+    """Which buckets say anything that an import takes; who traded in one says nothing by itself."""
+    out = ~np.isnan(bars["open"])
+    for measure in MEASURES[bars.kind]:
+        if measure.rule is Rule.SUM or measure.rule is Rule.COUNT:
+            values = bars[measure.name]
+            out |= values.any(axis=1) if values.ndim == 2 else values != 0
+        elif measure.rule is not Rule.DISTINCT:
+            out |= ~np.isnan(bars[measure.name])
+    return out
 
 
 def _floats(values: Array) -> Array:

@@ -27,6 +27,7 @@ from storage.histogram import Histogram, Times
 from storage.names import Reference
 from storage.records import Kind, Reject
 from storage.retention import Days
+from storage.variants import variant_of
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +287,7 @@ class Intake:
         work = (body, content_type, encoding, form, False)
         found = await self._decoded(work)
         if found.unknown:
-            await self._names.load(found.unknown, "card" if form is SNAPSHOTS else create or self._create)
+            await self._load(found.unknown, form, create or self._create)
             found = await self._decoded((*work[:4], True))
         self._words += found.events.n + len(found.rejected)
         if found.rejected:
@@ -320,6 +321,14 @@ class Intake:
         if isinstance(told, CandledError):
             raise told
         return told
+
+    async def _load(self, unknown: Sequence[Reference], form: Form, create: Kind | None) -> None:
+        """Have these markets in memory; those that there are not, but may be made, are registered."""
+        cards = [one for one in unknown if form is not EVENTS and isinstance(one, str) and variant_of(one)]
+        if cards:
+            await self._names.load(cards, "card")
+        if form is not SNAPSHOTS:
+            await self._names.load(unknown, create)
 
     async def _queue(self, request: _Request) -> None:
         held = None if request.key is None else self._keys[request.key]

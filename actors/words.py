@@ -67,7 +67,8 @@ CARD_FIELDS = frozenset(("time", *VARIANT, "marketplace_id", "price", *QUOTE_NUM
 BAR_FIELDS = frozenset(  # all that a finished bar may say
     (
         *("market_symbol", "market_id", "chain_id", "chainId", "contract_address", "contractAddress", "timestamp"),
-        *("resolution", "removed", "volume", "funding_rate", "open_interest", *BAR_NUMBERS, *BAR_COUNTS, *ABOUT),
+        *("resolution", "removed", "volume", "funding_rate", "open_interest", "total_quantity"),
+        *(*BAR_NUMBERS, *BAR_COUNTS, *ABOUT),
     )
 )
 NOT_NEGATIVE = frozenset(NUMBERS) - {"fee", "pnl", "funding_rate", "bid_ask_spread", "total_fees"}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from storage.errors import BadRequest
+from storage.events import BAR_COUNTS
 from storage.mapping import Choice, Shape, Times, literal, quoted, time_of, value_of, whole
 
 LENGTHS = {"1s": 1, "1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86400}
@@ -33,13 +34,20 @@ NAMES: dict[str, tuple[str, ...]] = {
     "liquidation_count": ("liquidationcount",),
     "funding_rate": ("fundingrate",),
     "open_interest": ("openinterest",),
+    "price_sum": ("pricesum",),
+    "market_price_sum": ("marketpricesum",),
+    "market_price_count": ("marketpricecount",),
+    "min_price": ("minprice",),
+    "max_price": ("maxprice",),
+    "total_listings": ("totallistings",),
+    "total_quantity": ("totalquantity",),
     "market_symbol": ("marketsymbol", "symbol", "market", "pair", "instrument", "ticker"),
     "market_id": ("marketid",),
     "contract_address": ("contractaddress",),
     "chain_id": ("chainid",),
     "removed": ("removed",),
 }
-COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count")
+COUNTS = (*BAR_COUNTS, "total_quantity")
 Labelled = Literal["start", "end"]  # which end of a bar its time is
 
 

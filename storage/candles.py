@@ -214,7 +214,7 @@ def dying(db: Connection, places: Array, seqs: Array) -> pa.Table:
     priced = ledger.prices_at(db, places)  # noqa: F841 - by its name
     return db.sql(
         "SELECT market, ts, price_type, 0 AS rung, pos >> 24 AS born, died FROM priced JOIN gone USING (pos) UNION ALL "
-        "SELECT market, begins, 0, rung, pos >> 24, died FROM finished JOIN gone USING (pos)"
+        "SELECT market, begins, 0, rung, pos >> 24, died FROM finished JOIN gone USING (pos) WHERE open IS NOT NULL"
     ).to_arrow_table()
 
 

@@ -24,7 +24,7 @@ EVENT_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 PRICE_CODE = {name: code for code, name in enumerate(PRICE_TYPES)}
 
 BAR = 255  # what stands for the type of an event where it is none, but a finished bar
-BAR_COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count")
+BAR_COUNTS = ("trades_count", "long_trades", "short_trades", "liquidation_count", "market_price_count")
 
 # What an absent column, or a row that says nothing, holds.
 INTEGERS: dict[str, tuple[np.dtype[Any], int]] = {
@@ -68,6 +68,7 @@ QUOTE_NUMBERS = ("price_low", "price_mid", "price_high", "price_market")  # of a
 BAR_NUMBERS = (  # of a finished bar, beside volume, funding_rate and open_interest
     *("open", "high", "low", "close", "turnover", "turnover_volume", "buy_volume", "sell_volume"),
     *("total_fees", "liquidation_volume"),
+    *("price_sum", "market_price_sum", "min_price", "max_price", "total_listings"),  # of a card, beside total_quantity
 )
 NUMBERS = (*TRADE_NUMBERS, *QUOTE_NUMBERS, *BAR_NUMBERS)
 EXACT = "exact_"

@@ -15,9 +15,9 @@ from duckdb import DuckDBPyConnection as Connection
 
 from storage import decimals, ledger, schema
 from storage.commits import ROW_BITS
-from storage.events import Array, Events
+from storage.events import INTEGERS, Array, Events
 from storage.measures import MEASURES, Rule
-from storage.partials import Partials, from_arrow
+from storage.partials import NEVER, Partials, from_arrow
 from storage.records import KINDS
 from storage.sealed import Within
 
@@ -65,6 +65,9 @@ def rows(events: Events, kinds: Array, days: Days) -> pa.Table:
     }
     for measure in schema.FINISHED:
         match measure.rule:
+            case Rule.SUM if measure.name in INTEGERS:
+                whole = np.maximum(events.integers(measure.name), 0).tolist()
+                columns[measure.name] = decimals.arrow(decimals.from_ints([each * decimals.ONE for each in whole]))
             case Rule.SUM:
                 amounts = decimals.units(events.numbers(measure.name), events.exact(measure.name))
                 columns[measure.name] = decimals.arrow(amounts)
@@ -242,30 +245,27 @@ def within(db: Connection, kind: str, rung: int, buckets: pa.Table, wanted: With
 def _partials(kind: str, rung: int) -> str:
     """What selects bars as partials of this rung.
 
-    One that does not count adds nothing but that it was there: then so was a price, of an event or of a finer bar.
+    One that does not count adds nothing but that it was there, if it has a price: then so was that of an event or of a
+    finer bar.
     """
     label = "day" if rung == ONE_DAY else f"begins // {rung * MICROS} * {rung}"
     columns = ["market", f"{label} AS t", "rung AS length"]
     for measure in MEASURES[kind]:
         name = measure.name
-        value = name if name in _SAID else _UNSAID.get(measure.rule, "CAST(NULL AS DOUBLE)")
         match measure.rule:
             case Rule.FIRST | Rule.LAST:
                 at = "begins" if measure.rule is Rule.FIRST else "ends - 1"
-                columns.append(f"CASE WHEN counts THEN {value} END AS {name}, {at} AS {name}_ts")
+                columns.append(f"CASE WHEN counts THEN {name} END AS {name}, {at} AS {name}_ts")
                 columns.append(f"{_NONE} AS {name}_block, {_NONE} AS {name}_idx, '' AS {name}_tid, pos AS {name}_pos")
             case Rule.MIN | Rule.MAX:
-                columns.append(f"CASE WHEN counts THEN {value} END AS {name}")
+                columns.append(f"CASE WHEN counts THEN {name} END AS {name}")
             case Rule.SUM | Rule.COUNT:
-                columns.append(f"CASE WHEN counts THEN {value} ELSE 0 END AS {name}")
+                columns.append(f"CASE WHEN counts THEN {name} ELSE 0 END AS {name}")
             case Rule.DISTINCT:
                 columns.append(f"CAST(NULL AS UBIGINT[]) AS {name}")
     seq = f"pos >> {ROW_BITS}"
-    columns.append(f"{seq} AS rev, {seq} AS born, false AS whole")
+    columns.append(f"{seq} AS rev, CASE WHEN open IS NULL THEN {NEVER} ELSE {seq} END AS born, false AS whole")
     return f"SELECT {', '.join(columns)}"
 
 
 _NONE = "CAST(-1 AS BIGINT)"
-_SAID = {measure.name for measure in schema.FINISHED}
-# What only prices of cards come to, no finished bar says.
-_UNSAID = {Rule.SUM: "CAST(0 AS DECIMAL(38, 18))", Rule.COUNT: "CAST(0 AS BIGINT)"}

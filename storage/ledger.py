@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# What a fold reads of an event; and what tells that it is a finished bar, which is none.
-_SQL = " ".join([schema.PLACE, "price_type", "rung", *(sql for inputs in INPUTS.values() for sql in inputs.values())])
+# What a fold reads of an event; and what tells that it is a finished bar, which is none, and whether that has a price.
+_SQL = " ".join(
+    [schema.PLACE, "price_type", "rung", "open", *(sql for inputs in INPUTS.values() for sql in inputs.values())]
+)
 FOLDED = tuple(name for name in schema.STORED if re.search(rf"\b{name}\b", _SQL))
 PIECE = 1_000_000  # sealed events that are handed out at a time
 

@@ -57,6 +57,9 @@ def schema_of(kind: str) -> pa.Schema:
     return QUOTES if kind == "card" else SCHEMA
 
 
+SAID = tuple(name for name in schema.STORED if name not in schema.BARRED)  # what events say, and bars do not
+
+
 class Unflushed(NamedTuple):
     """Committed batches that the store may lack."""
 
@@ -99,7 +102,7 @@ def _kept(db: Connection, market: int, after: Place, end: int, limit: int, gone:
     last = db.execute(f"SELECT ts FROM ledger WHERE {where} ORDER BY ts, pos LIMIT 1 OFFSET {limit - 1}", values)
     for (ts,) in last.fetchall():
         values[2] = ts + 1
-    return db.sql(f"SELECT * FROM ledger WHERE {where}", params=values).to_arrow_table()
+    return db.sql(f"SELECT {', '.join(SAID)} FROM ledger WHERE {where}", params=values).to_arrow_table()
 
 
 def _sealed(db: Connection, market: int, after: Place, end: int, limit: int, gone: Array) -> Iterator[pa.Table]:
@@ -120,7 +123,7 @@ def _sealed(db: Connection, market: int, after: Place, end: int, limit: int, gon
         mine = 0
         try:
             wanted = Within(np.array([market]), after[0], end, EVER)
-            for table in sealed.within(folder, file, wanted, schema.STORED):
+            for table in sealed.within(folder, file, wanted, SAID):
                 alive = _left(table, after, gone)
                 alive = alive.filter(pa.array(alive.column("event").to_numpy() != BAR))
                 alive = alive.filter(pa.array(manifest.living(db, alive.column("pos").to_numpy())))

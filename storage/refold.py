@@ -249,7 +249,7 @@ def _chunks(view: View, slots: Array, low: int, high: int, dead: Array, taken: l
         yield pa.concat_tables(some, promote_options="default")
 
 
-TAKEN = ("pos", "price", "price_type", "rung")
+TAKEN = ("pos", "price", "price_type", "rung", "open")
 
 
 def _unsealed(view: View, dead: pa.Table) -> pa.Table:
@@ -263,15 +263,18 @@ def _unsealed(view: View, dead: pa.Table) -> pa.Table:
             continue
         events = decode(seq, record).events
         events = events.take(np.flatnonzero(np.isin(events.integers("pos"), pos)))
-        priced = np.nan_to_num(events.numbers("price")) > 0  # which price it was is all the same
-        price = pa.array(priced.astype(np.int64)).cast(DECIMAL)
-        columns = [events.integers("pos"), price, events.integers("price_type"), events.integers("rung")]
+        # Which price it was is all the same.
+        price, open_ = (
+            pa.array((np.nan_to_num(events.numbers(name)) > 0).astype(np.int64)).cast(DECIMAL)
+            for name in ("price", "open")
+        )
+        columns = [events.integers("pos"), price, events.integers("price_type"), events.integers("rung"), open_]
         found.append(pa.table(columns, schema=NONE.schema))
     return pa.concat_tables(found)
 
 
 NONE = pa.schema(
-    [("pos", pa.int64()), ("price", DECIMAL), ("price_type", pa.uint8()), ("rung", pa.int32())]
+    [("pos", pa.int64()), ("price", DECIMAL), ("price_type", pa.uint8()), ("rung", pa.int32()), ("open", DECIMAL)]
 ).empty_table()
 
 
@@ -338,7 +341,7 @@ def _dated(
 def _priced(pos: Array, market: Array, prices: pa.Table, sources: Array, rung: int) -> tuple[Array, Array]:
     """Of events that were taken back: whether what they said is known, and whether they had set a price there.
 
-    A finished bar is a price in the resolutions from its own on.
+    A finished bar with prices is one in the resolutions from its own on.
     """
     prices = prices.sort_by("pos")
     place = prices.column("pos").to_numpy()
@@ -348,7 +351,8 @@ def _priced(pos: Array, market: Array, prices: pa.Table, sources: Array, rung: i
     kind = prices.column("price_type").to_numpy() if len(place) else np.zeros(1, np.int64)
     said = found & (price[at] > 0) & ((sources[market] >> kind[at].astype(np.uint8)) & 1 == 1)
     length = prices.column("rung").fill_null(0).to_numpy() if len(place) else np.zeros(1, np.int64)
-    said |= found & (length[at] > 0)
+    first = prices.column("open").fill_null(0).cast(pa.float64()).to_numpy() if len(place) else np.zeros(1)
+    said |= found & (first[at] > 0)
     said &= length[at] <= rung
     return found | (pos == TOUCH), said
 

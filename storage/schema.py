@@ -25,7 +25,10 @@ SHAPES = {
     "ledger_full": FULL,
     "ledger_barred": (*FULL, *BARRED),
 }
-FINISHED = tuple(measure for measure in MEASURES["perp"] if measure.rule is not Rule.DISTINCT)  # what such a bar has
+# What such a bar has.
+FINISHED = tuple(
+    {each.name: each for kind in ("perp", "card") for each in MEASURES[kind] if each.rule is not Rule.DISTINCT}.values()
+)
 
 _SQL_TYPES = {
     "int32": "INTEGER",
@@ -114,7 +117,16 @@ def migrations() -> tuple[tuple[str, ...], ...]:
         "rung INTEGER NOT NULL, begins BIGINT NOT NULL, ends BIGINT NOT NULL, day BIGINT NOT NULL, "
         f"counts BOOLEAN NOT NULL, {measures})",
     )
-    return tuple(first), (second,), (third,), fourth, fifth, dropping, bars
+    # What only bars of cards say came later.
+    carded = (
+        *(f"ALTER TABLE ledger_barred ADD COLUMN IF NOT EXISTS {name} {sql_type(name)}" for name in BARRED),
+        *(
+            f"ALTER TABLE finished ADD COLUMN IF NOT EXISTS {each.name} {types.get(each.rule, 'DOUBLE')}"
+            for each in FINISHED
+        ),
+        f"CREATE OR REPLACE VIEW ledger AS {_ledger(SHAPES)}",
+    )
+    return tuple(first), (second,), (third,), fourth, fifth, dropping, bars, carded
 
 
 def _ledger_table(table: str, columns: Iterable[str]) -> str:

@@ -275,7 +275,8 @@ class Finished:
         first, last = (self.begins, -1, -1, "", self.pos), (self.ends - 1, -1, -1, "", self.pos)
         said = {name: (first, value) for name, value in self.firsts.items()}
         said |= {name: (last, value) for name, value in self.lasts.items()}
-        return {**empty(names, self.pos >> 24), "born": self.pos >> 24, **said, **self.measures}
+        born = {"born": self.pos >> 24} if self.firsts else {}  # without a price it is no bar by itself
+        return {**empty(names, self.pos >> 24), **born, **said, **self.measures}
 
 
 def with_bars(

@@ -40,23 +40,20 @@ class Said(Struct, frozen=True):
     market: str
     length: int
     time: int  # seconds; of a day 00:00 UTC of its date
-    prices: tuple[str, str, str, str]
+    prices: tuple[str, str, str, str] | None  # None: something happened, and no price was set
     volume: str
     trades: int
     removed: bool = False
 
     def sent(self) -> dict[str, object]:
         """The object that goes over the wire."""
-        open_, high, low, close = self.prices
+        prices = () if self.prices is None else zip(("open", "high", "low", "close"), self.prices, strict=True)
         return {
             "market_symbol": self.market,
             "resolution": NAMES[self.length],
             "timestamp": self.time * 1000,
             **({"removed": True} if self.removed else {}),
-            "open": open_,
-            "high": high,
-            "low": low,
-            "close": close,
+            **dict(prices),
             "volume": self.volume,
             "trades_count": self.trades,
         }
@@ -68,7 +65,10 @@ class Said(Struct, frozen=True):
             days = PLACES[self.market].days
             zone = "Etc/UTC" if days.zone == "UTC" else days.zone
             begins, ends = Calendar.parse(days.session, zone).span(ONE_DAY, self.time)
-        open_, high, low, close = (float(price) for price in self.prices)
+        prices: tuple[float | None, ...] = (None,) * 4
+        if self.prices is not None:
+            prices = tuple(float(price) for price in self.prices)
+        open_, high, low, close = prices
         return Finished(
             pos=pos,
             rung=self.length,
@@ -80,8 +80,8 @@ class Said(Struct, frozen=True):
                 "volume": oracle.units(Decimal(self.volume)),
                 "trades_count": self.trades,
             },
-            firsts={"open": open_},
-            lasts={"close": close},
+            firsts={} if open_ is None else {"open": open_},
+            lasts={} if close is None else {"close": close},
         )
 
 
@@ -237,6 +237,27 @@ async def test_events_that_set_no_price_leave_bars_what_they_are(tmp_path: Path)
         assert (await read(stack, "M", "60"))[1] == (NOON + 3600, *HOUR_BAR[1:])
 
 
+async def test_a_bar_without_prices_is_none_and_counts_in_longer_ones(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("open", "high", "low", "close"))
+    async with running(tmp_path / "data") as stack:
+        await put(stack, {"resolution": "1m"}, {"resolution": "1m", "timestamp": MINUTE, "volume": 3, **nothing})
+        assert await read(stack, "M", "1") == [HOUR_BAR]
+        assert await read(stack, "M", "60") == [(*HOUR_BAR[:5], 13.0, 0)]
+        await put(stack, {"resolution": "1m", "timestamp": MINUTE, "removed": True})
+        assert await read(stack, "M", "60") == [HOUR_BAR]
+        wrong = await put(
+            stack,
+            {"resolution": "1m", "timestamp": MINUTE, **nothing, "volume": 0},
+            {"resolution": "1m", "timestamp": MINUTE, **nothing, "open": 5},
+        )
+        assert [one.error for one in wrong.rejected] == [
+            "open: expected a price > 0, or a volume or another measure of what happened without one, got nothing",
+            "high: expected a price > 0, got nothing",
+        ]
+        await flush(stack)
+        await clean(stack)
+
+
 async def test_what_is_sealed_and_made_again_says_the_same(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with running(data) as stack:
@@ -260,10 +281,11 @@ def bars(draw: st.DrawFn) -> Said:
     length = draw(st.sampled_from(RUNGS))
     at = draw(times)
     time = label("1D", PLACES[market].days, at) if length == DAY else at // MICROS // length * length
-    prices = draw(st.sampled_from([("7", "9", "5", "8"), ("0.1", "0.3", "0.1", "0.2"), ("2000.5",) * 4]))
+    prices = draw(st.sampled_from([("7", "9", "5", "8"), ("0.1", "0.3", "0.1", "0.2"), ("2000.5",) * 4, None]))
     volume = draw(st.sampled_from(["0", "0.1", "3.000000000000000001"]))
     removed = draw(st.integers(0, 4)) == 0
-    return Said(market, length, time, prices, volume, draw(st.integers(0, 2)), removed)
+    trades = draw(st.integers(0 if prices is not None or volume != "0" else 1, 2))
+    return Said(market, length, time, prices, volume, trades, removed)
 
 
 phases = st.lists(

@@ -9,17 +9,21 @@ import duckdb
 import pytest
 import trio
 
+from actors.decode import SNAPSHOTS
 from daemon import importing
 from daemon.importing import Plan, Tally
 from storage.errors import BadRequest
+from storage.formats import Format
 from storage.mapping import Times
 from storage.variants import Variant
 from tests.daemon.test_importing import Told, config, csv, ndjson, parquet
+from tests.daemon.test_importing_bars import COARSER, exported, tables
 from tests.daemons import BIN, environment
 from tests.daemons import running as daemon
-from tests.stacks import running
+from tests.stacks import flush, running
 from tests.test_cards import CARD, FOIL, bars
 from tests.test_layers import ROOT
+from tests.test_verify import clean
 
 LISTS = ROOT.parent / "shared" / "data" / "cards"
 REAL = pytest.mark.skipif(not LISTS.is_dir(), reason="recorded price lists are not here")
@@ -124,6 +128,41 @@ def test_prices_of_cards_take_no_market(tmp_path: Path, flag: dict[str, Any]) ->
         importing.sources(plan(file, **flag)),
     ):
         pass
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+async def test_bars_of_a_card_that_were_exported_make_the_same_bars_again(tmp_path: Path, form: Format) -> None:
+    """Also where nobody has registered the card, and some hours have no price at all."""
+    given = [{**row, "price": 0 if i % 9 == 5 else row["price"]} for i, row in enumerate(rows(100))]
+    given = [{**row, "marketPrice": i % 4 * 1.25, "quantity": 3} if i % 3 else row for i, row in enumerate(given)]
+    await imported(tmp_path / "data", plan(ndjson(tmp_path / "prices.ndjson", given)))
+    file = tmp_path / f"bars.{form}"
+    async with running(tmp_path / "data") as stack:
+        expected = await tables(stack, CARD.symbol)
+        file.write_bytes(await exported(stack, CARD.symbol, "60", form))
+    wanted = plan(file, market=CARD.symbol, snapshots=False, bars="1h")
+    tally = await imported(tmp_path / "again", wanted)
+    assert (tally.rejected, tally.accepted) == (0, expected[COARSER.index("60")].num_rows)
+    assert tally.accepted > 80
+    async with running(tmp_path / "again") as stack:
+        found = await tables(stack, CARD.symbol)
+        for resolution, one, other in list(zip(COARSER, expected, found, strict=True))[COARSER.index("60") :]:
+            assert one.equals(other), resolution
+        before = await bars(stack, CARD, "1D")
+        assert before[0]["total_quantity"] > 0
+        # A price that is told later wins over the bar of its hour.
+        later = {"time": 1_698_796_900_000, "card_id": CARD.card_id, "marketplace": CARD.marketplace, "price": 1000}
+        answer = await stack.intake.submit(json.dumps(later).encode(), "application/json", form=SNAPSHOTS)
+        assert json.loads(answer)["accepted"] == 1
+        assert (await bars(stack, CARD, "60"))[0]["close"] == 1000
+        await flush(stack)
+        await clean(stack)
+        await stack.sealing.run()
+        expected = await tables(stack, CARD.symbol)
+    (tmp_path / "again" / "candles.duckdb").unlink()
+    async with running(tmp_path / "again") as stack:
+        assert all(one.equals(other) for one, other in zip(expected, await tables(stack, CARD.symbol), strict=True))
+        await clean(stack)
 
 
 async def command(data: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
