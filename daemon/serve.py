@@ -50,11 +50,10 @@ async def serve(config: Config, *, demo: bool = False, until: Until = terminated
         settings = web_settings(config, demo)
         stopping = trio.Event()
         limits = ws_limits(config)
-        pusher = Pusher(pusher_settings(config), stack.engine, stack.hub, limits)
+        tokens = Tokens(await stack.door.run(kept, config.data / "jwt.secret"), token_settings(config))
+        pusher = Pusher(pusher_settings(config), stack.engine, stack.hub, limits, tokens)
         app = create_app(services(stack, settings, lambda: "stopping" if stopping.is_set() else ""), pusher)
         channels_of_apps = Endpoint(pusher.serve, GOODBYES)
-
-        tokens = Tokens(await stack.door.run(kept, config.data / "jwt.secret"), token_settings(config))
 
         async def told_to_stop() -> None:
             await until()

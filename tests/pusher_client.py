@@ -42,6 +42,12 @@ class Client:
         await self.say("pusher:ping", {})
         return bool((await self.hear())["event"] == "pusher:pong")
 
+    async def settle(self) -> None:
+        """Let go of whatever was said so far."""
+        await self.say("pusher:ping", {})
+        while (await self.hear())["event"] != "pusher:pong":
+            pass
+
     async def raw(self, text: str | bytes) -> None:
         await self.connection.send_message(text)
 

@@ -16,8 +16,16 @@ from daemon.config import Config
 from tests.daemons import running
 from tests.pusher.hooks import Server
 
-APP = {"id": "123456", "key": "your_public_key", "secret": "your_secret_key"}
-OTHER = {"id": "777", "key": "other_key", "secret": "other_secret", "subscription_counts": True, "client_events": False}
+APP: dict[str, str] = {"id": "123456", "key": "your_public_key", "secret": "your_secret_key"}
+JWT_SECRET = "a secret that users' tokens are signed with"
+OTHER = {
+    "id": "777",
+    "key": "other_key",
+    "secret": "other_secret",
+    "subscription_counts": True,
+    "client_events": False,
+    "encryption_key": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+}
 
 
 class Ours(msgspec.Struct):
@@ -86,6 +94,7 @@ def _settings(hooks: str) -> dict[str, str]:
         "PUSHER_KEY": APP["key"],
         "PUSHER_SECRET": APP["secret"],
         "PUSHER_CLUSTER": "us2",
+        "CANDLED_JWT_SECRET": JWT_SECRET,
         "CANDLED_PUSHER_WEBHOOK": hooks,
         "CANDLED_PUSHER_APPS": json.dumps([OTHER]),
         "CANDLED_CREATE_MARKETS": "spot",

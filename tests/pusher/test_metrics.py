@@ -28,8 +28,7 @@ async def test_the_figures_move(ours: Ours) -> None:
         await client.enter("presence-cache-counted", "ann")
         assert ask(ours, "POST", EVENTS, {**EVENT, "channel": "presence-cache-counted"})[0] == 200
         await client.say("client-x", {}, channel="presence-cache-counted")
-        while not await client.silent():
-            pass
+        await client.settle()
         now = counted(ours)
         for name in (
             *("connections", "channels", "subscriptions", "members", "cache_bytes"),

@@ -203,9 +203,7 @@ async def test_client_events_reach_the_others_in_the_channel() -> None:
         for channel in ("private-x", "presence-x"):
             for client, user in ((ann, "ann"), (bob, "bob")):
                 await (client.enter(channel, user) if channel.startswith("presence") else client.subscribe(channel))
-        while not await ann.silent():  # of the member who joined
-            pass
-        await ann.hear()
+        await ann.settle()  # of the member who joined
         await ann.say("client-move", {"x": 1, "long": 12345678901234567890}, channel="private-x")
         heard = json.loads(await bob.connection.get_message())
         assert heard == {

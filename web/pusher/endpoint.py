@@ -16,6 +16,7 @@ from web.pusher.channels import Channels
 from web.pusher.following import Following
 from web.pusher.session import Session
 from web.pusher.webhooks import Webhooks
+from web.tokens import Tokens
 
 PROTOCOLS = (5, 6, 7)
 
@@ -40,10 +41,12 @@ class Pusher:
         streams: Streams,
         hub: Hub,
         limits: WsLimits,
+        tokens: Tokens | None = None,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.settings = settings
+        """`tokens` are what users show at `/pusher/auth`."""
+        self.settings, self.tokens = settings, tokens
         self.webhooks = Webhooks(hub, now=now)
         self.now = now
         self._following = Following(streams, hub, limits)

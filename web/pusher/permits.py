@@ -1,7 +1,9 @@
-"""`/pusher/auth` and `/pusher/user-auth`: signatures for the pages of whoever has a key of ours."""
+"""`/pusher/auth` and `/pusher/user-auth`: signatures for the pages of users and of whoever has a key of ours."""
 
 import base64
 import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
@@ -20,6 +22,7 @@ from web.pusher.rest import pusher
 permits = Blueprint("permits", __name__, url_prefix="/pusher")
 
 MOST = 16 * 1024  # bytes of a request
+OF_MARKETS = "a market's, such as private-market-GOLD"
 
 
 class Form(Struct, frozen=True):
@@ -38,17 +41,28 @@ class Permit(Struct, frozen=True):
     shared_secret: str | UnsetType = UNSET  # of an encrypted channel
 
 
+class Caller(NamedTuple):
+    """Who asks for a signature, and for what it may be."""
+
+    id: str
+    may: Callable[[Name], bool]
+    told: str  # which channels these are
+
+
 @permits.post("/auth")
 async def channel() -> Response:
     """Sign a connection's way into a channel."""
-    said = await _said()
+    caller, said = _caller(), await _said()
     channels = _app(said)
     try:
         name = names.parsed(said.get("channel_name", ""))
     except BadRequest as error:
         raise NotAllowed(str(error)) from None
-    _see(name)
-    data = _user_text("user_id") if name.kind == "presence" else None
+    if name.kind in ("public", "user"):
+        raise NotAllowed(f"channel_name: {name.whole!r} needs no signature")
+    if not caller.may(name):
+        raise NotAllowed(f"channel_name: expected {caller.told}, got {name.whole!r}")
+    data = msgspec.json.encode({"user_id": caller.id}).decode() if name.kind == "presence" else None
     told = Permit(
         auth(channels.app, joining(said["socket_id"], name.whole, data)),
         channel_data=UNSET if data is None else data,
@@ -60,17 +74,44 @@ async def channel() -> Response:
 @permits.post("/user-auth")
 async def user() -> Response:
     """Sign a user in on a connection."""
-    said = await _said()
+    caller, said = _caller(), await _said()
     channels = _app(said)
-    data = _user_text("id")
+    data = msgspec.json.encode({"id": caller.id}).decode()
     signed = auth(channels.app, signing_in(said["socket_id"], data))
     return reply(Permit(signed, user_data=data), headers={"Cache-Control": NO_STORE})
 
 
+def _caller() -> Caller:
+    """Whoever shows a key that may read, or a user's token. Raises NotAllowed."""
+    asked = request()
+    shown = presented(asked)
+    if asked.known:
+        # Always the same for the same key, which it does not give away.
+        id = hashlib.sha256(shown.encode()).hexdigest()[:16]
+        if "admin" in asked.granted:
+            return Caller(id, lambda _: True, "any channel")
+        if "read" in asked.granted:
+            return Caller(id, _of_market, OF_MARKETS)
+        raise NotAllowed("this key does not allow 'read'")
+    tokens = pusher().tokens
+    if tokens is None or not shown:
+        raise NotAllowed("a key with the scope 'read' or a user's token is needed: 'Authorization: Bearer KEY'")
+    id, open = tokens.grant(shown).user, pusher().settings.open
+
+    def may(name: Name) -> bool:
+        if name.rest.startswith(MARKET):
+            return open
+        return name.kind == "presence" or name.rest == f"user-{names.escaped(id)}"
+
+    return Caller(id, may, f"presence-…, private-user-{names.escaped(id)}" + (f" or {OF_MARKETS}" if open else ""))
+
+
+def _of_market(name: Name) -> bool:
+    return name.rest.startswith(MARKET)
+
+
 async def _said() -> dict[str, str]:
     """The fields of the form."""
-    if not request().known or "read" not in request().granted:
-        raise NotAllowed("a key with the scope 'read' is needed: 'Authorization: Bearer KEY'")
     sent = await body()
     if len(sent) > MOST:
         raise BadRequest(f"body: expected at most {MOST} bytes, got {len(sent)}")
@@ -87,20 +128,6 @@ def _app(said: dict[str, str]) -> Channels:
     if found is None:
         raise NotAllowed(f"socket_id: no connection here has {said.get('socket_id', '')!r:.60}")
     return found
-
-
-def _see(name: Name) -> None:
-    """Whoever may read may follow markets; any other channel is the app's own, and for who may do everything."""
-    if name.kind in ("public", "user"):
-        raise NotAllowed(f"channel_name: {name.whole!r} needs no signature")
-    if "admin" not in request().granted and not name.rest.startswith(MARKET):
-        raise NotAllowed(f"this key allows channels of markets only, such as private-market-GOLD, not {name.whole!r}")
-
-
-def _user_text(field: str) -> str:
-    """Who has the key: always the same for the same key, which it does not give away."""
-    id = hashlib.sha256(presented(request()).encode()).hexdigest()[:16]
-    return msgspec.json.encode({field: id}).decode()
 
 
 def _shared(channels: Channels, name: Name) -> str:
