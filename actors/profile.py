@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from actors.reading import Window
+from actors.series import Table
 from storage.measures import wired
 
 BINS = 50
@@ -22,9 +22,9 @@ class Found(NamedTuple):
     value_area: tuple[float, float] | None
 
 
-def profile(window: Window, bins: int) -> Found:
+def profile(bars: Table, bins: int) -> Found:
     """Each bar's volume spread evenly from its low to its high; the bins are equally high."""
-    low, high, volume = (np.array(column, np.float64) for column in (window.low, window.high, window.volume))
+    low, high, volume = bars.low, bars.high, bars.volume
     if not volume.sum() > 0:
         return Found([], [], None, None)
     bottom, top = float(low.min()), float(high.max())

@@ -19,6 +19,7 @@ LONGEST = 200  # characters in an expression
 SIGNS = re.compile(r"[-+*/]")
 EVER = -(2**61)
 DEEP = 40_000  # bars of one market that a request may look at: what 5,000 and their indicators need
+SLICE = 5_000  # of these that are looked at in one go: then others have their turn
 
 Named = Callable[[str], Awaitable[Market]]
 Operand = Market | float
@@ -58,6 +59,15 @@ class Table(NamedTuple):
     def take(self, rows: slice) -> "Table":
         """These bars."""
         return Table(*(column[rows] for column in self))
+
+
+class Looked(NamedTuple):
+    """Bars of one market, and at which cursor: they hold what came up to `seq`, and maybe later."""
+
+    bars: Table
+    rev: int
+    seq: int
+    open_bar: bool
 
 
 class Series(NamedTuple):
@@ -129,11 +139,11 @@ async def series(
     calendar = Calendar.parse(market.session, market.timezone)
     wanted = count + warm_up + 1
     while True:
-        windows = [await engine.window(one, resolution, EVER, end, wanted, DEEP) for one in expression.markets]
-        bars = combined(expression, [_table(window) for window in windows])
+        looked = [await looked_at(engine, one, resolution, EVER, end, wanted) for one in expression.markets]
+        bars = combined(expression, [one.bars for one in looked])
         day = calendar.day(bars.time * MICROS) if resolution.intraday else bars.time
         first = max(int(np.searchsorted(bars.time, start)), len(bars.time) - count)
-        all_there = any(len(window.time) < wanted for window in windows) or wanted >= DEEP
+        all_there = any(len(one.bars.time) < wanted for one in looked) or wanted >= DEEP
         enough = first > warm_up and not (whole_days and first < len(day) and day[0] == day[first])
         if all_there or enough:
             break
@@ -147,10 +157,25 @@ async def series(
         day[low:],
         first - low,
         more,
-        max(window.rev for window in windows),
-        max(window.seq for window in windows),
-        any(window.open_bar for window in windows),
+        max(one.rev for one in looked),
+        max(one.seq for one in looked),
+        any(one.open_bar for one in looked),
     )
+
+
+async def looked_at(
+    engine: Windows, market: Market, resolution: Resolution, start: int, end: int, count: int
+) -> Looked:
+    """The newest `count` bars with start ≤ t < end, however many, a slice at a time from the newest on."""
+    windows = [await engine.window(market, resolution, start, end, None, min(count, SLICE))]
+    left = count - len(windows[0].time)
+    while left > 0 and len(windows[-1].time) == SLICE:
+        windows.append(await engine.window(market, resolution, start, windows[-1].time[0], None, min(left, SLICE)))
+        left -= len(windows[-1].time)
+    tables = [_table(window) for window in reversed(windows)]
+    bars = Table(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
+    newest = windows[0]
+    return Looked(bars, max(window.rev for window in windows), newest.seq, newest.open_bar)
 
 
 def _table(window: Window) -> Table:

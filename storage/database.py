@@ -133,17 +133,20 @@ class Database:
         put there.
         """
         self._reads += 1
-        return await self._door.run(self._read, work, arguments)
+        # Whoever asked may not wait as long as a query may take.
+        until = time.perf_counter() + trio.current_effective_deadline() - trio.current_time()
+        return await self._door.run(self._read, until, work, arguments)
 
-    def _read(self, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    def _read(self, until: float, work: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         began = time.perf_counter()
+        until = min(until, began + self._seconds)
         with self._cursor(again=True) as cursor:
-            self._running[id(cursor)] = began + self._seconds, cursor
+            self._running[id(cursor)] = until, cursor
             try:
                 cursor.execute("BEGIN TRANSACTION READ ONLY")
                 return work(cursor, *arguments)
             except duckdb.InterruptException as error:
-                raise Unavailable(f"the query took longer than {self._seconds:g} s and was cancelled") from error
+                raise Unavailable(f"the query took longer than {until - began:.3g} s and was cancelled") from error
             except duckdb.Error as error:
                 if NO_SPACE in str(error):  # for what it puts aside, or since a checkpoint found none
                     raise self._no_space() from error

@@ -69,6 +69,10 @@ PATIENCE = {
     "admin.verify": None,  # its turn comes when the job before it is done
 }
 USUAL_PATIENCE = 30.0
+# Answers that look at many bars: they wait for each other, so that threads are left for everybody else.
+DEAR = ("series.combined", "series.by_price", "pictures.chart")
+DEAR_AT_ONCE = 2
+LARGE_BODIES = 8  # that come without a key at a time
 LINGER = 2.0  # seconds that a body is read on after its request was refused
 PACKING = 2  # large answers that are compressed at a time
 UPLOADING = ("POST", "PUT", "PATCH")
@@ -155,6 +159,8 @@ class App(QuartTrio):
         self.extensions[context.EXTENSION] = services
         self.extensions[PUSHER] = pusher
         self.extensions[context.THREADS] = self._threads
+        self.extensions[context.LARGE] = trio.CapacityLimiter(LARGE_BODIES)
+        self._dear = trio.CapacityLimiter(DEAR_AT_ONCE)
         self.kept = self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers, services.engine)
         settings = services.settings
         tiers = Tiers(services.registry.ask, settings.tier_turnover)
@@ -278,11 +284,15 @@ class App(QuartTrio):
     async def dispatch_request(self, request_context: RequestContext | None = None) -> Any:
         """Run the handler, for as long as somebody may be expected to wait."""
         assert request_context is not None
-        patience = PATIENCE.get(request_context.request.endpoint or "", USUAL_PATIENCE)
+        endpoint = request_context.request.endpoint or ""
+        patience = PATIENCE.get(endpoint, USUAL_PATIENCE)
         if patience is None:
             return await super().dispatch_request(request_context)
         with trio.fail_after(patience):
-            return await super().dispatch_request(request_context)
+            if endpoint not in DEAR:
+                return await super().dispatch_request(request_context)
+            async with self._dear:
+                return await super().dispatch_request(request_context)
 
     def _methods(self, asked: Request) -> str:
         """What the path of a request takes; where there is nothing, a page may read just that."""

@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 from actors.decode import UnsupportedMediaType
 from storage import cards as storage
 from storage.errors import BadRequest
-from web.context import JSON, NO_STORE, body, params, reply, request, services
+from web.context import JSON, NO_STORE, body, params, read, reply, request, services
 from web.parameters import said
 
 cards = Blueprint("cards", __name__, url_prefix="/api")
@@ -85,7 +85,7 @@ async def _objects() -> list[dict[str, Any]]:
     if kind not in decoders:
         raise UnsupportedMediaType(f"Content-Type: expected {JSON} or {NDJSON}, got {kind!r:.100}")
     try:
-        found = decoders[kind](await body())
+        found = await read(decoders[kind], await body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"body: expected an object, an array of objects or one a line: {error}") from None
     many = [found] if isinstance(found, dict) else found

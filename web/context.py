@@ -45,6 +45,7 @@ NO_STORE = "no-store"
 REVALIDATE = "no-cache"
 EMPTY = (204, 304)  # answers that have no body, which is another thing than one of no length
 BODY_SECONDS = 120.0  # for a request's body to arrive
+QUICK = 64 << 10  # bytes of a body that are read in a millisecond
 
 
 class Rates(Struct, frozen=True, kw_only=True):
@@ -127,6 +128,7 @@ EXTENSION = "candled"
 DAY = "candled.day"
 KEPT = "candled.kept"
 THREADS = "candled.threads"
+LARGE = "candled.large"
 
 
 def services() -> Services:
@@ -162,6 +164,16 @@ def params(shape: type[T]) -> T:
 async def body() -> bytes:
     """The request's body. Raises werkzeug's RequestEntityTooLarge as soon as it is known to be too large."""
     return cast(bytes, await request().get_data(cache=False))
+
+
+def large() -> trio.CapacityLimiter:
+    """Who holds a large body that came without a key; as a context, one of the few turns."""
+    return cast(trio.CapacityLimiter, current_app.extensions[LARGE])
+
+
+async def read(decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """What a body says; one that takes a while to read is read on a thread."""
+    return decode(data) if len(data) <= QUICK else await apart(decode, data)
 
 
 def reply(answer: object, status: int = 200, headers: dict[str, str] | None = None, *, kind: str = JSON) -> Response:

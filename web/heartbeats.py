@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 from actors.decode import UnsupportedMediaType
 from actors.words import AHEAD
 from storage.errors import BadRequest, UnknownMarket
-from web.context import JSON, NO_STORE, body, reply, request, services
+from web.context import JSON, NO_STORE, body, read, reply, request, services
 from web.instants import micros
 from web.shapes import parsed, shown
 
@@ -116,7 +116,7 @@ async def _objects() -> list[Any]:
     if kind.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
     try:
-        found = msgspec.json.decode(await body())
+        found = await read(msgspec.json.decode, await body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"body: expected a JSON object or an array of them: {error}") from None
     if isinstance(found, dict):

@@ -5,16 +5,21 @@ may save for any of them, and read what is saved for any that they know or guess
 """
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from io import BytesIO
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 from quart import Blueprint, Response
+from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.formparser import FormDataParser
 
 from storage import layouts as kept
 from storage.errors import BadRequest, TooLarge
 from storage.layouts import Limits, Owner
-from web.context import JSON, NO_STORE, body, params, reply, request, services
+from web.context import JSON, NO_STORE, QUICK, apart, large, params, read, reply, request, services
 from web.parameters import said
 from web.shapes import parsed
 
@@ -24,6 +29,8 @@ T = TypeVar("T", bound=Struct)
 D = TypeVar("D")
 PREFIX = "/api/charts_storage/"
 LARGEST = 4 << 20  # characters of one content
+LARGEST_BODY = 4 * LARGEST  # bytes, as forms write them
+FIELDS = 100  # of a form
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
@@ -238,7 +245,7 @@ async def drawings() -> Response:
 async def save_drawings() -> Response:
     """Take over what changed of the drawings of a chart."""
     asked, said = params(DrawingsQuery), await _said(Drawings)
-    changes = _state(said.state)
+    changes = await apart(_state, said.state)
     made = lambda old: _short(msgspec.json.encode(merged(old, changes)).decode())  # noqa: E731
     return _told(await _ask(kept.put, asked.owner, "drawings", asked.layout, asked.chart, made, _limits()))
 
@@ -278,16 +285,36 @@ def _state(said: Any) -> dict[str, Any]:
 async def _said(shape: type[T]) -> T:
     """The body: a form, as the library sends it, or JSON."""
     kind = request().headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    data = await _body()
     if kind != JSON:
-        request().max_form_memory_size = 2 * LARGEST
-        return parsed((await request().form).to_dict(), shape)
+        return parsed(await read(partial(_form, request().mimetype, dict(request().mimetype_params)), data), shape)
     try:
-        found = msgspec.json.decode(await body())
+        found = await read(msgspec.json.decode, data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"body: expected a form or a JSON object: {error}") from None
     if not isinstance(found, dict):
         raise BadRequest("body: expected a form or a JSON object")
     return parsed(found, shape)
+
+
+async def _body() -> bytes:
+    """The body. Only some that are large arrive at a time, because anybody may save: who is slow waits with them."""
+    data = bytearray()
+    async with AsyncExitStack() as stack:
+        async for piece in request().body:
+            if len(data) <= QUICK < len(data) + len(piece):
+                await stack.enter_async_context(large())
+            data += piece
+            if len(data) > LARGEST_BODY:
+                raise RequestEntityTooLarge
+    return bytes(data)
+
+
+def _form(kind: str, options: dict[str, str], data: bytes) -> dict[str, str]:
+    """The fields of a form of either kind."""
+    parser = FormDataParser(max_form_memory_size=LARGEST_BODY, max_form_parts=FIELDS)
+    _, fields, _ = parser.parse(BytesIO(data), kind, len(data), options)
+    return fields.to_dict()
 
 
 def _short(content: str) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from msgspec import Meta, Struct, field
 from quart import Blueprint, Response
 
@@ -22,7 +23,7 @@ from storage.measures import wire
 from storage.ordering import Order, Wanted
 from storage.records import Market
 from web import listing
-from web.context import NO_STORE, day, engine, number, params, reply, unchanged
+from web.context import NO_STORE, apart, day, engine, number, params, reply, unchanged
 from web.export import exports
 from web.kept import headers_of, kept
 from web.listing import Now
@@ -38,6 +39,7 @@ MOST_BARS = 10_000  # rows in one answer
 PERIODS = 1_000  # before `to`, where `from` is missing
 LARGEST = 9.007e13  # beyond which the library draws nothing
 LISTED, MOST_LISTED = 50, 500
+QUICK = 2_000  # rows that take few milliseconds
 COLUMNS = ("open", "high", "low", "close", "volume")
 FILLS = ("none", "flat", "null")
 FORMATS = ("iso", "unix")
@@ -181,8 +183,9 @@ async def ohlcv() -> Response:
     if names and time:
         time, columns = await _measured(market, resolution, time[0], end, names)
     if query.fill != "none":
-        calendar = Calendar.parse(market.session, market.timezone)
-        time, columns, cut = filled(time, columns, grid(calendar, resolution, time, most), query.fill == "flat")
+        calendar, flat = Calendar.parse(market.session, market.timezone), query.fill == "flat"
+        periods = await apart(grid, calendar, resolution, time, most)
+        time, columns, cut = await heavy(filled, len(periods), time, columns, periods, flat)
         truncated |= cut
     about = About(
         symbol=market.market_symbol,
@@ -193,8 +196,7 @@ async def ohlcv() -> Response:
         truncated=truncated,
         next_to=time[0] if truncated else None,
     )
-    rows = _rows(time, columns, query.time_format)
-    body = msgspec.json.encode(Rows(data=rows, meta=about))
+    body = await heavy(_encoded, len(time), time, columns, query.time_format, about)
     response = reply(body, headers=headers)
     if not names and query.end:
         kept().keep(market, response, body, window)
@@ -292,9 +294,23 @@ async def _measured(
     async with aclosing(exports().exporter.bars(market, resolution, start, end)) as stretches:
         async for stretch in stretches:
             times += stretch.rows["time"].to_pylist()
-            for name, column in columns.items():
-                column += map(_number, stretch.rows[name].to_pylist())
+            read = await heavy(_columns, stretch.rows.num_rows, stretch.rows, list(columns))
+            for column, more in zip(columns.values(), read, strict=True):
+                column += more
     return times, columns
+
+
+async def heavy(work: Callable[..., Any], rows: int, *arguments: object) -> Any:
+    """`work(*arguments)`, on a thread where that many rows take a while."""
+    return work(*arguments) if rows <= QUICK else await apart(work, *arguments)
+
+
+def _columns(rows: pa.RecordBatch, names: Sequence[str]) -> list[list[Any]]:
+    return [list(map(_number, rows[name].to_pylist())) for name in names]
+
+
+def _encoded(time: Sequence[int], columns: dict[str, list[Any]], kind: str, about: About) -> bytes:
+    return msgspec.json.encode(Rows(data=_rows(time, columns, kind), meta=about))
 
 
 def _number(value: int | float | Decimal | None) -> int | float | None:

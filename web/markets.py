@@ -12,7 +12,7 @@ from storage.errors import BadRequest
 from storage.ordering import Order, Wanted
 from storage.records import Kind, shown
 from web import listing
-from web.context import JSON, NO_STORE, body, day, engine, params, reply, request, services
+from web.context import JSON, NO_STORE, body, day, engine, params, read, reply, request, services
 from web.listing import LIVE, Spark
 from web.parameters import said
 
@@ -125,7 +125,7 @@ async def _fields() -> dict[str, Any]:
     if kind.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
     try:
-        fields = msgspec.json.decode(await body())
+        fields = await read(msgspec.json.decode, await body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"body: expected a JSON object: {error}") from None
     if not isinstance(fields, dict):

@@ -16,7 +16,7 @@ from storage import marks as own
 from storage.errors import BadRequest
 from storage.marks import PLACES, Border
 from storage.records import Market
-from web.context import JSON, NO_STORE, body, engine, params, reply, request, services
+from web.context import JSON, NO_STORE, body, engine, params, read, reply, request, services
 from web.instants import micros, millis
 from web.parameters import ChartFrom, Resolution, Symbol, said
 from web.shapes import parsed, shown
@@ -168,7 +168,7 @@ async def _fields() -> dict[str, Any]:
     if kind.partition(";")[0].strip().lower() != JSON:
         raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
     try:
-        found = msgspec.json.decode(await body())
+        found = await read(msgspec.json.decode, await body())
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(f"body: expected a JSON object: {error}") from None
     if not isinstance(found, dict):

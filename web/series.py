@@ -87,7 +87,9 @@ class Profile(Struct, frozen=True, kw_only=True):
     prices: list[float]
     volumes: list[float]
     point_of_control: float | None  # the middle of the price with the most volume
-    value_area: Annotated[tuple[float, ...], Meta(min_length=2, max_length=2)] | None  # around it, with 70 % of the volume
+    value_area: (
+        Annotated[tuple[float, ...], Meta(min_length=2, max_length=2)] | None
+    )  # around it, with 70 % of the volume
     cursor: str
 
 
@@ -133,17 +135,17 @@ async def by_price() -> Response:
     start, end = _window(query.start, query.end)
     with blamed("symbol"):
         market = await engine().market(query.symbol)
-    window = await engine().window(market, resolution, start, end, None, profile.DEEP)
-    found = await apart(profile.profile, window, query.bins)
+    looked = await series.looked_at(engine(), market, resolution, start, end, profile.DEEP)
+    found = await apart(profile.profile, looked.bars, query.bins)
     answer = Profile(
         symbol=market.market_symbol,
         resolution=resolution.name,
-        bars=len(window.time),
+        bars=len(looked.bars.time),
         prices=found.prices,
         volumes=found.volumes,
         point_of_control=found.point_of_control,
         value_area=found.value_area,
-        cursor=f"{engine().epoch}.{window.seq}",
+        cursor=f"{engine().epoch}.{looked.seq}",
     )
     return reply(answer, headers={"Cache-Control": NO_STORE, "X-Cursor": answer.cursor})
 

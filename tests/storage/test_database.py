@@ -58,6 +58,21 @@ async def test_a_read_that_takes_too_long_is_cancelled_and_the_next_one_is_not(p
     database.close()
 
 
+async def test_a_read_is_cancelled_when_nobody_waits_for_it_any_more(path: Path) -> None:
+    database = Database.open(path, Door(), seconds=3600)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(database.watch)
+        with (
+            trio.fail_after(20),
+            trio.move_on_after(0.2) as patience,
+            pytest.raises(Unavailable, match=r"longer than 0\.\d+ s"),
+        ):
+            await database.read(asked, ENDLESS)
+        assert patience.cancel_called
+        nursery.cancel_scope.cancel()
+    database.close()
+
+
 def test_a_file_that_will_not_open_is_set_aside_with_its_name(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 1000)
     database = Database.open(path, Door())
