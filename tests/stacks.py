@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import trio
 
 from actors.intake import IngestAnswer
 from daemon.stack import Stack, StackSettings, opened
@@ -60,6 +62,15 @@ async def running(
     with_tables(data)
     async with opened(settings, now=now) as stack:
         yield stack
+
+
+@asynccontextmanager
+async def seen(data: Path, **more: Any) -> AsyncIterator[Stack]:
+    """As `running`, for the last look at a directory: what is not in the store at the end is not put there."""
+    with trio.CancelScope() as scope:
+        async with running(data, **more) as stack:
+            yield stack
+            scope.cancel()
 
 
 def trade(second: int, price: float | str = 100, size: float | str = 1, market: str = "GOLD", **more: object) -> Said:

@@ -18,7 +18,7 @@ from daemon.stack import Stack, StackSettings, opening
 from storage.errors import Unavailable
 from tests.daemon.test_sealing import stored
 from tests.histories import PLACES, Model, Reader, StrictChart, Word, body, read
-from tests.stacks import JSON, flush, running
+from tests.stacks import JSON, flush, running, seen
 from tests.web.conftest import serving
 
 PAST = 10  # requests
@@ -163,7 +163,7 @@ async def test_what_is_said_while_the_store_is_made_again_comes_to_what_it_would
         for words in producer.said[past:]:
             await twin.intake.submit(body(words), JSON)
         assert await stored(twin) == found
-    async with running(data) as stack:
+    async with seen(data) as stack:
         assert stack.recovered.batches == 0
         await same(stack, model)
 
@@ -233,7 +233,7 @@ async def test_a_rebuild_that_is_stopped_goes_on_where_it_was_with_all_that_was_
             data = copy
     assert inside >= 3
     assert reached == sorted(reached)
-    async with running(data) as stack:
+    async with seen(data) as stack:
         await same(stack, model)
 
 

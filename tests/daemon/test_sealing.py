@@ -14,7 +14,7 @@ from storage import ledger, manifest, schema, sealed
 from storage.errors import Unavailable
 from storage.measures import KINDS
 from tests.histories import Row, read
-from tests.stacks import NOON, Said, flush, removed, running, say, trade
+from tests.stacks import NOON, Said, flush, removed, running, say, seen, trade
 
 RESOLUTIONS = ("1S", "1", "15", "1D", "3", "1W")
 Bars = dict[tuple[str, str], list[Row]]
@@ -37,13 +37,15 @@ async def stored(stack: Stack) -> dict[str, list[tuple[object, ...]]]:
     await flush(stack)
 
     def work(db: Connection) -> dict[str, list[tuple[object, ...]]]:
-        found = {}
+        found: dict[str, list[tuple[object, ...]]] = {}
         for kind in KINDS:
             for rung in schema.RUNGS:
                 names = (schema.candle_table(kind, rung), schema.recent_table(kind, rung))
                 both = " UNION ALL ".join(f"SELECT * FROM {name}" for name in names)
-                merged = schema.merge_sql(kind, f"({both})")
-                found[names[0]] = db.execute(f"SELECT * EXCLUDE (whole) FROM ({merged}) ORDER BY 1, 2").fetchall()
+                found[names[0]] = []
+                if db.execute(f"SELECT 1 FROM ({both}) LIMIT 1").fetchall():  # summing takes its time
+                    merged = schema.merge_sql(kind, f"({both})")
+                    found[names[0]] = db.execute(f"SELECT * EXCLUDE (whole) FROM ({merged}) ORDER BY 1, 2").fetchall()
         for name in ("ended", "dead", "forgotten"):
             found[name] = db.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall()
         found["meta"] = db.execute("SELECT * FROM meta").fetchall()
@@ -97,7 +99,7 @@ async def test_bars_are_the_same_before_and_after_everything_is_sealed_and_the_j
         assert await stored(stack) == before
         assert stack.sealing.statistics().files == 3
         assert stack.journal.statistics().bytes < 100
-    async with running(tmp_path / "data") as stack:
+    async with seen(tmp_path / "data") as stack:
         assert await bars(stack) == expected
         assert await stored(stack) == before
 
@@ -127,32 +129,30 @@ async def test_sealed_events_can_be_corrected_and_taken_back_live_after_a_restar
                 await seal(stack)
 
 
-@pytest.mark.parametrize("identities", [True, False])
 @pytest.mark.parametrize("all_sealed", [True, False])
-async def test_a_store_that_is_lost_is_made_again_bit_for_bit(
-    tmp_path: Path, all_sealed: bool, identities: bool
-) -> None:
-    data = tmp_path / "data"
+async def test_a_store_that_is_lost_is_made_again_bit_for_bit(tmp_path: Path, all_sealed: bool) -> None:
+    data, nobody = tmp_path / "data", tmp_path / "nobody"
     async with lived(data) as stack:
         if all_sealed:
             await seal(stack)
         before, shown, epoch = await stored(stack), await bars(stack), stack.engine.epoch
     for name in ("candles.duckdb", "answers.db"):
         (data / name).unlink()
-    if not identities:
-        shutil.rmtree(data / "identities")
-    async with running(data) as stack:
-        assert await stored(stack) == before
-        assert await bars(stack) == shown
-        assert stack.engine.epoch == epoch
-        assert stack.recovered.batches == stack.journal.last_seq
-        assert stack.sealing.statistics().files == 2 + all_sealed
-        # Everybody is known again, and so is what they were told.
-        answer = await say(stack, some(0, 150))
-        assert (answer.accepted, answer.corrected, answer.duplicates) == (2, 2, 146)
-        assert (await say(stack, some(0), key="k")).accepted == 50
-    async with running(data) as stack:
-        assert stack.recovered.batches == 0
+    shutil.copytree(data, nobody)
+    shutil.rmtree(nobody / "identities")
+    for lost in (data, nobody):
+        async with running(lost) as stack:
+            assert await stored(stack) == before
+            assert await bars(stack) == shown
+            assert stack.engine.epoch == epoch
+            assert stack.recovered.batches == stack.journal.last_seq
+            assert stack.sealing.statistics().files == 2 + all_sealed
+            # Everybody is known again, and so is what they were told.
+            answer = await say(stack, some(0, 150))
+            assert (answer.accepted, answer.corrected, answer.duplicates) == (2, 2, 146)
+            assert (await say(stack, some(0), key="k")).accepted == 50
+        async with seen(lost) as stack:
+            assert stack.recovered.batches == 0
 
 
 async def test_files_of_a_day_that_is_over_become_one_and_the_old_ones_go_when_nobody_reads_them(
@@ -177,7 +177,7 @@ async def test_files_of_a_day_that_is_over_become_one_and_the_old_ones_go_when_n
         assert stack.sealing.statistics().files == len(list((tmp_path / "raw").iterdir())) == 2
         after = await stored(stack)
     (tmp_path / "candles.duckdb").unlink()
-    async with running(tmp_path, now=lambda: clock[0]) as stack:
+    async with seen(tmp_path, now=lambda: clock[0]) as stack:
         assert await stored(stack) == after
         assert {**await bars(stack), **shown} != await bars(stack)
 
@@ -265,7 +265,7 @@ async def test_a_sealed_file_that_is_lost_is_named_and_the_rest_serves(tmp_path:
 
 
 async def test_the_janitor_seals_when_enough_has_come(tmp_path: Path) -> None:
-    async with running(tmp_path, seal_events=100, flush_seconds=0.05) as stack:
+    async with seen(tmp_path, seal_events=100, flush_seconds=0.05) as stack:
         await say(stack, some(0))
         assert not stack.sealing.due()
         await say(stack, some(50, 60))
@@ -277,7 +277,7 @@ async def test_the_janitor_seals_when_enough_has_come(tmp_path: Path) -> None:
 
 
 async def test_a_store_of_before_events_were_sealed_is_told_what_was_taken_back(tmp_path: Path) -> None:
-    async with running(tmp_path) as stack:
+    async with seen(tmp_path) as stack:
         await say(stack, some(0))
         await say(stack, trade(60, 7, trade_id=1), removed(2), trade(3 * 60 + 1, 5, trade_id=99))
         await flush(stack)
