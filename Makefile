@@ -74,5 +74,5 @@ $(MODULES): web/ui/package.json web/ui/package-lock.json scripts/npm | $(LOCKED)
 	@touch $@
 
 $(PAGE): $(PAGE_SOURCES) $(MODULES)
-	@scripts/npm run --silent build -- --logLevel warn
+	@scripts/npm run --silent build
 	@touch $@

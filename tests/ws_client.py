@@ -9,60 +9,9 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket
 
-Message = dict[str, Any]
-
-
-class Gap(Exception):
-    """The stream said that something is missing: time to subscribe again with `resume`."""
-
-
-class Chart:
-    """The bars of one stream as a client holds them, over any number of connections."""
-
-    def __init__(self, symbol: str = "GOLD", resolution: str = "1") -> None:
-        self.symbol, self.resolution = symbol, resolution
-        self.epoch: str | None = None
-        self.seq = -1
-        self.bars: dict[int, Message] = {}
-        self.ops: list[str] = []
-        self.snapshots: list[str | None] = []  # the reasons
-        self.recovered: list[bool] = []
-
-    @property
-    def resume(self) -> Message | None:
-        return None if self.epoch is None else {"epoch": self.epoch, "seq": self.seq}
-
-    @property
-    def newest(self) -> int | None:
-        return max(self.bars, default=None)
-
-    def take(self, message: Message) -> None:
-        """Apply one message of the stream; raises Gap when it does not continue what is here."""
-        match message["type"]:
-            case "subscribed":
-                self.recovered.append(message["recovered"])
-            case "snapshot":
-                self.epoch, self.seq = message["epoch"], message["seq"]
-                self.bars = {bar["time"]: bar for bar in message["data"]}
-                assert list(self.bars) == sorted(self.bars), "a snapshot ascends"
-                self.snapshots.append(message.get("reason"))
-            case "bar":
-                self._apply(message)
-            case "heartbeat":
-                if message["epoch"] != self.epoch or message["seq"] > self.seq:
-                    raise Gap(message)
-
-    def _apply(self, message: Message) -> None:
-        if message["epoch"] != self.epoch or message["prev_seq"] > self.seq:
-            raise Gap(message)
-        assert message["prev_seq"] <= message["seq"], message
-        self.ops.append(message["op"])
-        time = message["data"]["time"]
-        if message["op"] == "delete":
-            self.bars.pop(time, None)
-        else:
-            self.bars[time] = message["data"]
-        self.seq = max(self.seq, message["seq"])
+from daemon.client import Chart as Chart
+from daemon.client import Gap as Gap
+from daemon.client import Message as Message
 
 
 class Client:

@@ -56,7 +56,7 @@ from web.udf import udf
 log = logging.getLogger(__name__)
 
 UDF = b"/api/tradingview/"
-SHARED = ("/api/", "/pusher/")  # what pages of other origins may read
+SHARED = ("/api/", "/pusher/", "/client.js")  # what pages of other origins may read
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
