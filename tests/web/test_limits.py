@@ -1,12 +1,16 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
+from msgspec import Struct
 from trio.testing import MockClock
 
 from tests.web.conftest import STRANGER, serving
+from web import layouts, lightweight
 from web.context import Rates
-from web.limits import GROUPS, WAITING, Limiter, RateLimited
+from web.errors import Failure, UdfFailure
+from web.limits import GROUPS, MOST, WAITING, Limiter, RateLimited
 
 HISTORY = "/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to=1"
 
@@ -222,3 +226,70 @@ async def test_the_one_number_limits_ingest_with_a_key_too(tmp_path: Path) -> No
 async def test_every_endpoint_with_a_limit_of_its_own_exists(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as web:
         assert set(GROUPS) <= set(web.app.view_functions)
+
+
+async def test_the_limits_of_routes_are_as_documented_unless_somebody_sets_them(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data", rates=Rates()) as web:
+        document = await web.json("/api/openapi.json")
+    told = {one["operationId"]: one.get("x-rate-limit") for path in document["paths"].values() for one in path.values()}
+    # What is signed with the secret of an app comes from its own server.
+    unlimited = {name for name, limit in told.items() if limit is None and not name.startswith("rest.")}
+    assert unlimited == {"udf.config", "udf.now", "health.alive", "health.ready"}
+    assert all(limit["window_seconds"] == 60 for limit in told.values() if limit)
+    limits = {name: limit["requests"] for name, limit in told.items() if limit}
+    assert {name: limits.pop(name) for name in ("udf.history", "lightweight.ohlcv", "symbols.search")} == {
+        "udf.history": 100,
+        "lightweight.ohlcv": 200,
+        "symbols.search": 50,
+    }
+    assert set(limits.values()) == {1000}
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to=1", UdfFailure),
+        ("/api/tradingview/search?query=", UdfFailure),
+        ("/api/tradingview/quotes?symbols=GOLD", UdfFailure),
+        ("/api/lightweight/ohlcv?symbol=GOLD&timeframe=1m", lightweight.Failure),
+        ("/api/lightweight/markets", lightweight.Failure),
+        ("/api/charts_storage/1.1/charts?client=a&user=b", layouts.Failure),
+        ("/api/markets", Failure),
+        ("/api/series?expr=GOLD", Failure),
+        ("/api/charts/GOLD.svg", Failure),
+        ("/api/export/bars?symbol=GOLD&resolution=1m", Failure),
+        ("/api/openapi.json", Failure),
+        ("/nothing/there", Failure),
+    ],
+)
+async def test_a_refusal_has_the_shape_of_its_api(tmp_path: Path, path: str, shape: type[Struct]) -> None:
+    async with serving(tmp_path / "data", rates=Rates(requests=1)) as web:
+        await web.market()
+        assert (await web.get(path)).status_code in (200, 404)
+        refused = await web.get(path)
+        assert refused.status_code == 429
+        assert "more than 1 requests in 60 s" in str(msgspec.json.decode(await refused.get_data(), type=shape))
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 120
+
+
+async def test_who_says_to_be_somebody_else_is_believed_only_behind_a_proxy_of_ours(tmp_path: Path) -> None:
+    def sent_for(address: str) -> dict[str, str]:
+        return {"X-Forwarded-For": address}
+
+    for proxies, statuses in (((), [200, 429, 429]), (("203.0.113.0/24",), [200, 200, 429])):
+        async with serving(tmp_path / f"{len(proxies)}", rates=Rates(requests=1), trusted_proxies=proxies) as web:
+            asked = [
+                await web.get("/api/markets", client=STRANGER, headers=sent_for(address))
+                for address in ("198.51.100.1", "198.51.100.2", "198.51.100.2")
+            ]
+            assert [answer.status_code for answer in asked] == statuses
+
+
+def test_no_number_of_addresses_takes_more_memory_than_that_of_so_many() -> None:
+    clock = Clock()
+    limiter = Limiter(Rates(), now=clock)
+    for n in range(3 * MOST):
+        clock.now += 0.0005
+        limiter.taken("history" if n % 2 else "other", f"2001:db8:0:{n:x}::/64")
+    assert limiter.statistics().counted <= MOST + 1
