@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("storage", "actors", "web", "daemon")
-CALLED = {"ta_lib": "talib"}  # packages that are imported by another name
+CALLED = {"ta_lib": "talib", "pyjwt": "jwt"}  # packages that are imported by another name
 # What a layer leaves to others.
 FOREIGN = {
     "storage": {"quart", "quart_trio", "hypercorn", "trio_websocket", "wsproto", "h11", "socket", "asyncio"},
