@@ -4,7 +4,6 @@ import os
 import re
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import pytest
@@ -270,23 +269,22 @@ def overflowing(page: Page) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("system", ["dark", "light"])
-async def test_the_theme_is_the_systems_until_one_is_chosen_which_stays(
-    system: Literal["dark", "light"], chromium: Chromium, tmp_path: Path
-) -> None:
-    other = "light" if system == "dark" else "dark"
-    async with running("serve", home=tmp_path) as daemon, chromium.looking(daemon, color_scheme=system) as tab:
-        await tab.sees(f"html[data-theme={system}]")
-        before = await tab.do(background)
-        await tab.click("[data-testid=theme]")
-        await tab.sees(f"html[data-theme={other}]")
-        after = await tab.do(background)
-        assert (before < after) == (system == "dark"), "the page itself is darker or lighter"
-        await tab.do(lambda page: page.reload())
-        await tab.sees(f"html[data-theme={other}]")
-        assert await tab.do(background) == after
-        await tab.click("[data-testid=theme]")
-        await tab.sees(f"html[data-theme={system}]")
+async def test_the_theme_is_the_systems_until_one_is_chosen_which_stays(chromium: Chromium, tmp_path: Path) -> None:
+    schemes = ("dark", "light")
+    async with running("serve", home=tmp_path) as daemon:
+        for system, other in (schemes, schemes[::-1]):
+            async with chromium.looking(daemon, color_scheme=system) as tab:
+                await tab.sees(f"html[data-theme={system}]")
+                before = await tab.do(background)
+                await tab.click("[data-testid=theme]")
+                await tab.sees(f"html[data-theme={other}]")
+                after = await tab.do(background)
+                assert (before < after) == (system == "dark"), "the page itself is darker or lighter"
+                await tab.do(lambda page: page.reload())
+                await tab.sees(f"html[data-theme={other}]")
+                assert await tab.do(background) == after
+                await tab.click("[data-testid=theme]")
+                await tab.sees(f"html[data-theme={system}]")
 
 
 def background(page: Page) -> int:

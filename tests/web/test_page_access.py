@@ -1,9 +1,7 @@
 """The page without a mouse, without colours, and as an assistive tool hears it."""
 
 from pathlib import Path
-from typing import Literal
 
-import pytest
 from playwright.sync_api import Page
 
 from tests.daemons import running
@@ -11,6 +9,7 @@ from tests.test_end_to_end import a_key, markets, talking
 from tests.web.browser import MARKS, Chromium, minutes, now
 
 pytestmark = MARKS
+SCHEMES = ("dark", "light")
 
 # Every text that is in view, with its contrast against what is painted behind it (WCAG 2.2, 1.4.3).
 CONTRASTS = """() => {
@@ -82,36 +81,31 @@ def dull(page: Page) -> list[tuple[str, float]]:
     return [(text, contrast) for text, contrast in contrasts if contrast < 4.5]
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-async def test_everything_can_be_read_and_has_a_name_in_both_schemes(
-    scheme: Literal["dark", "light"], chromium: Chromium, tmp_path: Path
-) -> None:
+async def test_everything_can_be_read_and_has_a_name_in_both_schemes(chromium: Chromium, tmp_path: Path) -> None:
     async with running("demo", home=tmp_path) as daemon:
         await markets(daemon, "", "TEA")
         places = {"GOLD": "[data-state=live] [data-testid=legend]", "TEA": "[data-testid=no-bars]"}
         for symbol, shown in {**places, "NOPE": "[data-testid=elsewhere]"}.items():
-            async with chromium.looking(daemon, f"/?symbol={symbol}", color_scheme=scheme) as tab:
-                await tab.sees(shown)
-                await tab.sees("[data-testid=market][data-symbol=GOLD] .market-price")
+            for scheme in SCHEMES:
+                async with chromium.looking(daemon, f"/?symbol={symbol}", color_scheme=scheme) as tab:
+                    await tab.sees(shown)
+                    await tab.sees("[data-testid=market][data-symbol=GOLD] .market-price")
+                    assert await tab.do(dull) == []
+                    assert await tab.do(lambda page: page.evaluate(FAULTS)) == []
+
+
+async def test_the_sign_in_can_be_read_and_has_names(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", "--auth", "token", home=tmp_path) as daemon:
+        for scheme in SCHEMES:
+            async with chromium.looking(daemon, color_scheme=scheme) as tab:
+                await tab.sees("[data-testid=sign-in]")
+                await tab.do(lambda page: page.fill("[data-testid=key]", "nobody"))
+                await tab.do(lambda page: page.press("[data-testid=key]", "Enter"))
+                await tab.sees("[data-testid=key-error]", "unknown")
                 assert await tab.do(dull) == []
-                assert await tab.do(lambda page: page.evaluate(FAULTS)) == []
-
-
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-async def test_the_sign_in_can_be_read_and_has_names(
-    scheme: Literal["dark", "light"], chromium: Chromium, tmp_path: Path
-) -> None:
-    async with (
-        running("serve", "--auth", "token", home=tmp_path) as daemon,
-        chromium.looking(daemon, color_scheme=scheme) as tab,
-    ):
-        await tab.sees("[data-testid=sign-in]")
-        await tab.do(lambda page: page.fill("[data-testid=key]", "nobody"))
-        await tab.do(lambda page: page.press("[data-testid=key]", "Enter"))
-        await tab.sees("[data-testid=key-error]", "unknown")
-        assert await tab.do(dull) == []
-        assert await tab.do(lambda page: page.evaluate(FAULTS)) == [["expected one", "h1"]], "there is no market yet"
-        tab.complaints.clear()
+                faults = await tab.do(lambda page: page.evaluate(FAULTS))
+                assert faults == [["expected one", "h1"]], "there is no market yet"
+                tab.complaints.clear()
 
 
 async def test_the_keyboard_reaches_everything_and_shows_where_it_is(chromium: Chromium, tmp_path: Path) -> None:
