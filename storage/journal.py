@@ -525,9 +525,12 @@ class Journal:
 
     def _checked(self, path: Path) -> Segment:
         """A segment whose header says what its name and this journal say."""
-        with path.open("rb", buffering=0) as file:
-            header = file.read(SEGMENT.size)
-            end = os.fstat(file.fileno()).st_size
+        try:
+            with path.open("rb", buffering=0) as file:
+                header = file.read(SEGMENT.size)
+                end = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise _unreadable(path, error) from error
         first_seq = int(path.stem)
         if len(header) < SEGMENT.size:
             raise BrokenStore(f"journal: {path} is damaged at 0: its header has {len(header)} of {SEGMENT.size} bytes")
@@ -556,6 +559,8 @@ class Journal:
             try:
                 for offset, seq, payload in _records(tail, self._identity, 0):
                     whole = whole._replace(last_seq=seq, end=offset + RECORD.size + payload.nbytes)
+            except OSError as error:
+                raise _unreadable(tail.path, error) from error
             except _Bad as bad:
                 self._refuse_unless_torn(tail, bad)
                 kept = self._keep(tail, file, whole.end)
@@ -620,7 +625,7 @@ class Journal:
             except _Bad as bad:
                 raise _damaged(segment.path, bad, bad.damage or "it had been acknowledged") from None
             except OSError as error:
-                raise BrokenStore(f"journal: {segment.path} cannot be read: {error.strerror or error}") from error
+                raise _unreadable(segment.path, error) from error
             if last != segment.last_seq:
                 raise BrokenStore(
                     f"journal: {segment.path} is damaged at {segment.end}:"
@@ -709,6 +714,10 @@ def _damaged(path: Path, bad: _Bad, why: str) -> BrokenStore:
         f"journal: {path} is damaged at {bad.offset}: record {bad.seq}: {bad.reason}; {why}. Nothing was changed:"
         " restore this file from a backup"
     )
+
+
+def _unreadable(path: Path, error: OSError) -> BrokenStore:
+    return BrokenStore(f"journal: {path} cannot be read: {error.strerror or error}")
 
 
 def _no_space(folder: Path) -> Unavailable:

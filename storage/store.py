@@ -7,11 +7,12 @@ from typing import Any, Protocol, TypeVar
 from duckdb import DuckDBPyConnection as Connection
 from msgspec import Struct
 
-from storage import archive, candles, flush, ledger, manifest, partitions, recent, retention
+from storage import archive, candles, flush, ledger, manifest, partitions, recent, retention, sealed
 from storage.archive import Moved, Snapshot, Waiting
 from storage.candles import Ended
-from storage.commits import Dead
+from storage.commits import ROW_BITS, Dead
 from storage.database import Database
+from storage.errors import Unavailable
 from storage.events import Array, Events
 from storage.flush import Flush
 from storage.partials import Partials
@@ -61,6 +62,7 @@ class Store:
         self._db = db
         self._history_reads = self._flushes = self._compactions = 0
         self._broken: dict[Partition, str] = {}
+        self._unread: dict[Sealed, str] = {}  # files that events could not be read from
         self.archive = db.path.with_name("archive")
         self.snapshot: Snapshot = db.snapshot
 
@@ -154,8 +156,19 @@ class Store:
         await self._db.write(flush.apply, work)
 
     async def events_at(self, places: Array) -> Events:
-        """The events at these places."""
-        return await self._db.read(ledger.at, places)
+        """The events at these places; `damage` names a sealed file that they cannot be read from, until they can."""
+        try:
+            found = await self._db.read(ledger.at, places)
+        except Unavailable as error:
+            if isinstance(error.__cause__, sealed.Damaged) and not error.__cause__.file.damaged:
+                damage = error.__cause__
+                log.error("%s", damage)
+                self._unread[damage.file] = str(damage)
+            raise
+        batches = places >> ROW_BITS
+        for file in [file for file in self._unread if ((batches >= file.first) & (batches <= file.last)).any()]:
+            del self._unread[file]
+        return found
 
     async def compact(self, kind: str, rung: int, most: int, span: int) -> int:
         """Sum the newest stretch of a resolution into the ordered bars if it has more than `most` rows."""
@@ -217,7 +230,7 @@ class Store:
 
     async def damage(self) -> list[str]:
         """What is wrong with sealed files."""
-        return await self._db.read(manifest.damaged)
+        return sorted({*await self._db.read(manifest.damaged), *self._unread.values()})
 
     def statistics(self) -> StoreStatistics:
         """Counters for metrics and tests."""

@@ -1,4 +1,4 @@
-/* Loaded into a daemon before everything else: fails writes and syncs of chosen files, and moves its clock.
+/* Loaded into a daemon before everything else: fails reads, writes and syncs of chosen files, and moves its clock.
 
    What to do stands in a file that is shared with the test; see faults.py. */
 #define _GNU_SOURCE
@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { WRITES = 1, SYNCS = 2 };
+enum { WRITES = 1, SYNCS = 2, READS = 4 };
 
 struct wanted {
     int32_t error;   /* 0: nothing fails */
@@ -82,6 +82,18 @@ ssize_t pwritev2(int file, const struct iovec *from, int count, off_t at, int fl
 ssize_t pwritev64v2(int file, const struct iovec *from, int count, off64_t at, int flags) {
     REAL(pwritev64v2);
     return fails(file, WRITES) ? -1 : real(file, from, count, at, flags);
+}
+ssize_t read(int file, void *to, size_t size) {
+    REAL(read);
+    return fails(file, READS) ? -1 : real(file, to, size);
+}
+ssize_t pread(int file, void *to, size_t size, off_t at) {
+    REAL(pread);
+    return fails(file, READS) ? -1 : real(file, to, size, at);
+}
+ssize_t pread64(int file, void *to, size_t size, off64_t at) {
+    REAL(pread64);
+    return fails(file, READS) ? -1 : real(file, to, size, at);
 }
 int fsync(int file) {
     REAL(fsync);

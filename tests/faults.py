@@ -14,7 +14,7 @@ SOURCE = Path(__file__).with_name("faults.c")
 WANTED = struct.Struct(
     "<iiqq128s"
 )  # error, calls, how many fell, nanoseconds that the clock is moved, part of the path
-WRITES, SYNCS = 1, 2
+WRITES, SYNCS, READS = 1, 2, 4
 BOTH = WRITES | SYNCS
 
 

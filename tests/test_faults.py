@@ -12,9 +12,9 @@ import msgspec
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.daemons import Daemon, running
+from tests.daemons import BIN, Daemon, environment, running
 from tests.disks import filled, resized, small
-from tests.faults import SYNCS, WRITES, Faults
+from tests.faults import READS, SYNCS, WRITES, Faults
 from tests.test_end_to_end import (
     JSON,
     SPANS,
@@ -345,3 +345,87 @@ async def test_a_clock_that_jumps_decides_what_is_ahead_of_it_and_nothing_else(t
             late = Event("GOLD", int((time.time() - 2 * YEAR) * 1e6), 5, 20_000)
             assert (await http.post([late])).body["accepted"] == 1
             await sealed(daemon, 1)
+
+
+async def test_a_file_that_cannot_be_read_is_named_and_costs_what_lies_in_it(tmp_path: Path) -> None:
+    faults = Faults(tmp_path)
+    variables = {**ALL, **faults.variables}
+    events = [*some(0, 60), *some(60, 60, day=1), *some(120, 60, day=2)]
+    async with running("serve", home=tmp_path, variables=variables) as daemon:
+        key = await a_key(tmp_path, "admin")
+        await markets(daemon, key)
+        with talking(daemon, key) as http:
+            assert (await http.post(events)).status == 200
+            await sealed(daemon, len(events))
+
+            def archived() -> bool:
+                counts = counters(daemon)
+                return counts["archived_rows_total"] > 0 and not counts["archive_waiting"]
+
+            await until(archived)
+            await is_all_there(http, events)
+    async with running("serve", home=tmp_path, variables=variables) as daemon:
+        with talking(daemon, key) as http:
+
+            async def bars(resolution: str) -> Answer:
+                return await http.ask(
+                    "GET", f"/api/tradingview/history?symbol=GOLD&resolution={resolution}&from=0&to=1900000000"
+                )
+
+            async def reasons() -> str:
+                answer = await http.ask("GET", HEALTH)
+                assert (answer.status, answer.body["status"]) == (503, "degraded")
+                return " ".join(answer.body["reasons"])
+
+            before = faults.fell
+            with faults.failing("/archive/spot/1m/", errno.EIO, READS):
+                answer = await bars("1")
+                assert (answer.status, "archive/spot/1m/" in answer.body["errmsg"]) == (503, True), answer
+                assert "Input/output error" in answer.body["errmsg"]
+                assert (await bars("5")).status == (await bars("1D")).status == 200
+                assert "archive/spot/1m/" in await reasons()
+            assert faults.fell > before
+            assert (await bars("1")).status == 200
+            await is_all_there(http, events)
+            before = faults.fell
+            gone = msgspec.json.encode([{**events[3].wire, "removed": True}])
+            with faults.failing("/raw/", errno.EIO, READS):
+                answer = await http.ask("POST", "/api/ingest/events", gone, Content_Type=JSON)
+                assert answer.status == 503, answer
+                assert "sealed events: 0000" in answer.body["error"]
+                assert "Input/output error; what it holds cannot be corrected" in answer.body["error"]
+                await is_all_there(http, events)
+                more = some(180, 1)
+                assert (await http.post(more)).status == 200
+                assert "sealed events: 0000" in await reasons()
+            assert faults.fell > before
+            assert (await http.ask("POST", "/api/ingest/events", gone, Content_Type=JSON)).status == 200
+            await healthy(http)
+            events = [*events[:3], *events[4:], *more]
+            await is_all_there(http, events)
+        daemon.process.kill()
+        await daemon.process.wait()
+    # What a start cannot do without ends it by name; the store is made again.
+    for part in ("/journal/0", "state.db"):
+        before = faults.fell
+        with faults.failing(part, errno.EIO, READS):
+            done = await trio.run_process(
+                [BIN / "candled", "serve", "--port", "0"],
+                env=environment(tmp_path, **variables),
+                cwd=tmp_path,
+                capture_stderr=True,
+                check=False,
+            )
+        assert faults.fell > before, part
+        last = done.stderr.decode().splitlines()[-1]
+        assert (done.returncode, last.startswith("candled: "), part.strip("/") in last) == (1, True, True), last
+    before = faults.fell
+    with faults.failing("/candles.duckdb", errno.EIO, READS):
+        async with running("serve", home=tmp_path, variables=variables) as daemon:
+            with talking(daemon, key) as http:
+                health = await http.ask("GET", HEALTH)
+                assert any("set aside as candles.duckdb.broken-" in notice for notice in health.body["notices"])
+    assert faults.fell > before
+    async with running("serve", home=tmp_path, variables=variables) as daemon:
+        with talking(daemon, key) as http:
+            await is_all_there(http, events)
