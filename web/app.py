@@ -37,6 +37,7 @@ from web.lightweight import lightweight
 from web.limits import Limiter
 from web.markets import Symbol, markets
 from web.marks import marks
+from web.others import others
 from web.outbox import WsLimits
 from web.pictures import pictures
 from web.prices import prices
@@ -56,7 +57,7 @@ from web.udf import udf
 log = logging.getLogger(__name__)
 
 UDF = b"/api/tradingview/"
-SHARED = ("/api/", "/pusher/", "/client.js")  # what pages of other origins may read
+SHARED = ("/api/", "/pusher/", "/client.js", "/widgets.json")  # what pages of other origins may read
 SLASHES = re.compile(rb"/{2,}")
 TOKENS = re.compile(r"[\w!#$&'*+.^`|~, -]{1,1000}")
 # Seconds until a request is given up; ingest takes as long as the disk does.
@@ -192,6 +193,7 @@ class App(QuartTrio):
             health,
             metrics.metrics,
             reference,
+            others,
             sockets,
             events,
             rest,

@@ -41,7 +41,7 @@ from web import (
 )
 from web.pusher import permits, rest
 
-TEXT, HTML, CSS = "text/plain", "text/html", "text/css"
+TEXT, HTML, CSS, SCRIPT = "text/plain", "text/html", "text/css", "application/javascript"
 SOCKETS = ("ws", "lightweight", "tradingview", "ingest", "pusher", "pusher_behind")
 FORM = "application/x-www-form-urlencoded"
 
@@ -303,4 +303,6 @@ OPERATIONS: dict[str, Operation] = {
     "reference.document": Operation(answer=dict[str, Any]),
     "reference.page": Operation(kinds=(HTML,)),
     "reference.style": Operation(kinds=(CSS,)),
+    "others.loader": Operation(kinds=(SCRIPT,)),
+    "others.widgets": Operation(answer=dict[str, Any]),
 }

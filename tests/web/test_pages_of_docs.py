@@ -19,7 +19,9 @@ from tests.test_end_to_end import Event, a_key, markets, talking
 from tests.test_readme import blocks
 from tests.web.browser import MARKS, Chromium, minutes, now
 
-DIST = ROOT / "web" / "ui" / "node_modules" / "lightweight-charts" / "dist"
+MODULES = ROOT / "web" / "ui" / "node_modules"
+DIST = MODULES / "lightweight-charts" / "dist"
+KLINECHARTS = MODULES / "klinecharts" / "dist" / "umd" / "klinecharts.min.js"
 browser, with_chromium = MARKS
 STAND_IN = ROOT / "tests" / "data" / "tradingview.js"
 
@@ -89,6 +91,35 @@ async def test_the_page_for_lightweight_charts_is_live(chromium: Chromium, tmp_p
                     count = await tab.do(lambda page: page.evaluate("candles.data().length"))
                     await http.say(Event("GOLD", (start - 70 * 60) * 1_000_000, 1999, 1004))
                     await shows(f"return candles.data().length > {count} && candles.data()[0].low === 1999")
+
+
+@browser
+@with_chromium
+@pytest.mark.skipif(not KLINECHARTS.is_file(), reason=f"no {KLINECHARTS}: make setup")
+async def test_the_page_for_klinecharts_is_live(chromium: Chromium, tmp_path: Path) -> None:
+    async with running("serve", home=tmp_path) as daemon:
+        await markets(daemon, await a_key(tmp_path, "admin"), "GOLD")
+        with talking(daemon, await a_key(tmp_path, "ingest")) as http:
+            await http.say(*minutes(700))
+            html = page_of("other-clients.md", daemon).replace("https://unpkg.com", "")
+            with served(html, {"klinecharts.min.js": KLINECHARTS}) as address:
+                async with chromium.looking(daemon) as tab:
+                    await tab.do(lambda page: page.goto(address))
+
+                    async def shows(what: str) -> None:
+                        script = f"() => {{ const bars = globalThis.chart?.getDataList() ?? []; return {what}; }}"
+                        await tab.do(lambda page: page.wait_for_function(script))
+
+                    await shows("bars.length >= 500")
+                    await http.say(now(2222.25, 2001))
+                    await shows("bars.at(-1).close === 2222.25")
+                    await tab.do(lambda page: page.evaluate("chart.scrollToDataIndex(0)"))
+                    await shows(
+                        "bars.length >= 700 && bars.every((bar, n) => !n || bar.timestamp > bars[n - 1].timestamp)"
+                    )
+                    start = int(time.time()) // 60 * 60
+                    await http.say(Event("GOLD", (start - 20 * 60 + 1) * 1_000_000, 2999, 2003))
+                    await shows("bars.some((bar) => bar.high === 2999)")
 
 
 @browser
