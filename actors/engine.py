@@ -48,6 +48,9 @@ LOOK = 0.5  # seconds between looks at that
 LONGEST = 0.25  # seconds a committed event waits at most for its round to begin
 MOST_EVENTS = 400_000  # in one round
 IDLE = 300.0  # seconds until a market that nobody asks for retires
+CROWD = 10_000  # markets at work; beyond, new ones have no rings until somebody asks, and retire sooner
+SOON = 5.0  # seconds
+LEAVING = 500  # markets that retire together then, which is no more than the loop can do meanwhile
 BEAT = 0.25  # seconds between looks at the clock
 FEW = 3  # markets that are rather read one by one
 AT_ONCE = 8  # markets that are read side by side for one list
@@ -513,7 +516,7 @@ class Engine:
             self._store,
             self._epoch,
             seq=self._seq,
-            fresh=not self.has_events(market.slot),
+            fresh=not self.has_events(market.slot) and len(self._actors) < CROWD,
             applied=lambda: self._writer.applied,
             flushed=self._writer.flushed,
             now=self._now,
@@ -544,6 +547,8 @@ class Engine:
             if not 0 <= self._now() - looked < min(self._idle, 10.0):  # or the clock was set back
                 looked = self._now()
                 self._retire(looked)
+            if len(self._actors) > CROWD:
+                self._retire(self._now(), min(self._idle, SOON), min(LEAVING, len(self._actors) - CROWD))
             if not 0 <= self._now() - swept < HOUR:
                 swept = self._now()
                 self._sweep(swept)
@@ -556,9 +561,13 @@ class Engine:
                 if ticker.empty:
                     del self._tickers[slot]
 
-    def _retire(self, now: float) -> None:
+    def _retire(self, now: float, after: float | None = None, most: int | None = None) -> None:
+        """Let go of markets that were idle for so many seconds; of some of those that were opened first, if `most`."""
+        after, until = self._idle if after is None else after, math.inf if most is None else self._retired + most
         for slot, actor in list(self._actors.items()):
-            idle = not 0 <= now - actor.idle_since < self._idle  # or the clock was set back
+            if self._retired >= until:
+                return
+            idle = not 0 <= now - actor.idle_since < after  # or the clock was set back
             if idle and not actor.watched and not actor.busy and actor.seq <= self._writer.applied:
                 del self._actors[slot], self._slots[actor.record.market_symbol]
                 actor.close()

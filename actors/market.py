@@ -97,7 +97,7 @@ class MarketActor(Watched):
         self._ticker = ticker or Ticker(record.kind, sure=fresh)
         self._mailbox, self._inbox = trio.open_memory_channel[Slice | Ask | Tick](math.inf)
         self._second: State | None = None  # rows of one second that are not in the rings yet
-        self._missing: dict[int, set[int]] = {stored: set() for stored in RUNGS}  # bars whose state must be brought
+        self._missing: dict[int, set[int]] = {}  # bars whose state must be brought
         self._parked = False  # the task waits for mail
         self._changes = Changes(seq)
         self._unread = 0  # bars of a second taken in since somebody asked for something
@@ -223,8 +223,7 @@ class MarketActor(Watched):
         """Have the next reader fill rings and ticker from the store: in a backfill that costs less than each bar."""
         self._rings.clear()
         self._second = None
-        for times in self._missing.values():
-            times.clear()
+        self._missing.clear()
         self._outside = dict.fromkeys(RUNGS, seq)
 
     async def _take(self, pieces: Sequence[Slice]) -> None:
@@ -258,7 +257,7 @@ class MarketActor(Watched):
                 self._drop_rings(self.seq)
             for stored in self._rings:
                 times = {self._start(stored, second) for second in seconds}
-                self._missing[stored] |= times
+                self._missing.setdefault(stored, set()).update(times)
                 changed[stored] |= times
             self._outside = dict.fromkeys(RUNGS, self.seq)
             self._stirred()
@@ -298,8 +297,8 @@ class MarketActor(Watched):
             t = self._start(stored, row[T])
             if t < ring.floor:
                 self._outside[stored] = max(self._outside[stored], row[REV])
-            elif t in self._missing[stored] or not ring.add(row, t):
-                self._missing[stored].add(t)
+            elif t in self._missing.get(stored, ()) or not ring.add(row, t):
+                self._missing.setdefault(stored, set()).add(t)
 
     async def _settle(self) -> None:
         """Make the rings complete."""

@@ -1,9 +1,10 @@
 """What one market has in memory and in the store, read together: bars of any resolution, complete and at one seq."""
 
 import math
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ class Reading:
         self._applied, self._now = applied, now
         self._floors = floors or Floors()
         self._rings: dict[int, Ring] = {rung: Ring(record.kind, rung) for rung in RUNGS} if fresh else {}
-        self._unflushed: deque[tuple[int, Row]] = deque()
+        self._unflushed: list[tuple[int, Row]] = []  # mostly empty, and then smaller than any queue
         self._newest = -FAR  # second of the newest event seen
         self._day = (0, 0, 0)  # label of the day in use, and the seconds it spans
 
@@ -115,8 +116,8 @@ class Reading:
 
     def _trim(self) -> None:
         applied, unflushed = self._applied(), self._unflushed
-        while unflushed and unflushed[0][0] <= applied:
-            unflushed.popleft()
+        if unflushed and unflushed[0][0] <= applied:
+            del unflushed[: bisect_right(unflushed, applied, key=itemgetter(0))]
 
     async def _bring(self, ring: Ring, times: Iterable[int]) -> None:
         """Put the present states of these bars into the ring."""

@@ -95,6 +95,26 @@ async def test_an_idle_market_retires_and_comes_back_as_it_was(tmp_path: Path) -
         assert stack.engine.statistics().opened == 3
 
 
+async def test_of_a_crowd_of_markets_those_that_are_idle_retire_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "CROWD", 3)
+    clock = Clock()
+    async with running(tmp_path, now=clock) as stack:
+        names = [f"M{n}" for n in range(10)]
+        await say(stack, *[trade(n, 100 + n, market=name) for n, name in enumerate(names)])
+        assert stack.engine.statistics().active == 10
+        before = [await read(stack, name, "1") for name in names]
+        assert before[7] == [(NOON, 107, 107, 107, 107, 1, 1)], "one of those that were opened without rings"
+        await flush(stack)
+        clock.ahead += 20
+        await say(stack, trade(60, 5, market="M0"))
+        await retired(stack, 7)
+        assert stack.engine.statistics().active == 3
+        assert "M0" in stack.engine._slots, "which was at work just now"
+        assert [await read(stack, name, "1") for name in names[1:]] == before[1:]
+
+
 async def test_a_clock_that_is_set_back_keeps_no_idle_market(tmp_path: Path) -> None:
     clock = Clock()
     async with running(tmp_path, now=clock) as stack:
