@@ -1,8 +1,8 @@
 """Every figure of candled, each beside a named reference that is measured in the same run.
 
-    python -m bench [--quick] [--only ingest latency history hot idle live] [--json FILE] [--folder DIR]
+    python -m bench [--quick] [--only ingest latency history hot fanout idle live] [--json FILE] [--folder DIR]
 
-A full run takes about twenty minutes on two cores, of which nothing else should make use, and some gigabytes of
+A full run takes about half an hour on two cores, of which nothing else should make use, and some gigabytes of
 disk in DIR (by default the current folder) that are free again afterwards. Parts can be run by themselves:
 `python -m bench.ingest`, and `journal`, `decode`, `registry`, `identities` for single modules.
 """
@@ -10,7 +10,7 @@ disk in DIR (by default the current folder) that are free again afterwards. Part
 import time
 from collections.abc import Callable
 
-from bench import harness, history, hot, idle, ingest, latency
+from bench import fanout, harness, history, hot, idle, ingest, latency
 from bench.harness import BenchError, Figure, Options
 
 PARTS: dict[str, Callable[[Options], list[Figure]]] = {
@@ -18,6 +18,7 @@ PARTS: dict[str, Callable[[Options], list[Figure]]] = {
     "latency": latency.figures,
     "history": history.figures,
     "hot": hot.hot,
+    "fanout": fanout.figures,
     "idle": idle.registered,
     "live": idle.full_rings,
 }
