@@ -99,7 +99,7 @@ def forgotten(db: Connection) -> None:
 @pytest.mark.parametrize("rung", [60, 3600])
 @pytest.mark.usefixtures("sizes")
 @given(st.data())
-@settings(max_examples=6)
+@settings(max_examples=3)
 def test_every_read_is_the_sum_of_all_that_was_put_wherever_it_lies(
     file: Connection, kind: str, rung: int, data: st.DataObject
 ) -> None:

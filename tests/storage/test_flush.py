@@ -232,7 +232,7 @@ def sets_price(event: Event) -> bool:
 
 
 @given(batches, st.data())
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_stored_bars_are_the_fold_of_the_surviving_events_at_every_rung_however_history_is_cut(
     file: Connection, said_: list[list[Word]], data: st.DataObject
 ) -> None:

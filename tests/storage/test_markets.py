@@ -577,7 +577,7 @@ def registries(draw: st.DrawFn) -> list[tuple[str, Kind, str, str, bool]]:
     ]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(
     registries(),
     st.lists(st.one_of(TEXT, st.tuples(st.sampled_from([*EXCHANGES.values()]), TEXT).map(":".join)), max_size=6),
