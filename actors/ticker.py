@@ -83,8 +83,8 @@ class Buckets:
     def __init__(self, new: Sequence[float]) -> None:
         """`new`: what a row holds at first."""
         self._new = np.array(new)
-        self._t = np.zeros(8, np.int64)
-        self._columns = np.zeros((len(new), 8))
+        self._t = np.zeros(1, np.int64)  # most markets of many have little to hold
+        self._columns = np.zeros((len(new), 1))
         self._low = self._high = 0
 
     def __len__(self) -> int:
