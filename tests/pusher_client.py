@@ -129,7 +129,7 @@ async def no_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def serving(*apps: App, limits: WsLimits | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(*apps: App, limits: WsLimits | None = None, port: int = 0, **settings: Any) -> AsyncIterator[Served]:
     """An endpoint over markets in memory."""
     hub, markets, limits = Hub(), MemoryMarkets("GOLD", "BTC/USD", "BTC-5"), limits or WsLimits()
     pusher = Pusher(PusherSettings(apps=apps or (APP,), **settings), markets, hub, limits)
@@ -144,7 +144,7 @@ async def serving(*apps: App, limits: WsLimits | None = None, **settings: Any) -
                 no_app,
                 {"/app/{key}": endpoint, "/ws/app/{key}": endpoint},
                 host="127.0.0.1",
-                port=0,
+                port=port,
                 hub=hub,
                 limits=limits,
                 until=stop.wait,
@@ -153,6 +153,6 @@ async def serving(*apps: App, limits: WsLimits | None = None, **settings: Any) -
             )
             nursery.cancel_scope.cancel()
 
-        _, port = await nursery.start(serve)
-        yield Served(pusher, markets, hub, port, stop.set)
+        _, at = await nursery.start(serve)
+        yield Served(pusher, markets, hub, at, stop.set)
         stop.set()

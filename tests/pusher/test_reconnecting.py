@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager, suppress
 import pusher
 import trio
 
+from tests.daemons import free_port
 from tests.pusher.conftest import APP, Ours
 from tests.pusher.node import running
 from tests.pusher.test_python import paging
+from tests.pusher_client import serving
+from web.pusher.names import parsed
 
 
 class Cable:
@@ -75,6 +78,20 @@ async def test_pusher_js_comes_back_and_signs_itself_into_its_channels_again(our
             "get", {"path": "/channels/presence-cut", "params": {"info": "user_count,subscription_count"}}
         )
         assert found["body"] == {"occupied": True, "user_count": 1, "subscription_count": 1}
+
+
+async def test_pusher_js_comes_back_to_a_process_that_was_started_again(ours: Ours) -> None:
+    port = free_port()
+    async with running("driver.cjs") as node:
+        async with serving(port=port):
+            await node.do("connect", who="a", key=APP["key"], options={**ours.client, "wsPort": port})
+            await node.do("subscribe", who="a", channel="news")
+            await node.told(joined="news")
+        await node.told(error={"code": 4200, "message": "candled is stopping; come back"})
+        async with serving(port=port) as again:
+            await node.told(joined="news")
+            again.channels.publish(parsed("news"), "said", "1")
+            assert (await node.told(channel="news", event="said"))["data"] == 1
 
 
 async def test_pysher_comes_back_and_subscribes_again(ours: Ours) -> None:

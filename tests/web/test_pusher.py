@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from storage.errors import Unavailable
 from tests.pusher_client import APP, PATH, Client, serving
 from tests.ws_client import a_stalled_reader
 from web.outbox import WsLimits
@@ -476,6 +477,18 @@ async def test_a_market_whose_name_ends_like_a_resolution_is_that_market() -> No
         await _followed(served, 1)
         served.markets.change({5: 1.0}, symbol="BTC-5", resolution="1S")
         assert (await client.hear())["data"]["symbol"] == "BTC-5"
+
+
+async def test_bars_of_a_market_that_is_not_there_are_refused_and_so_is_what_cannot_be_had_now() -> None:
+    async with serving() as served, served.talking() as client:
+        heard = await client.subscribe("market-TEA-1m")
+        assert heard["event"] == "pusher:subscription_error"
+        assert (heard["data"]["status"], heard["data"]["error"]) == (404, "no market named 'TEA'")
+        served.markets.failing = Unavailable("not now")
+        heard = await client.subscribe("market-GOLD-1m")
+        assert (heard["data"]["status"], heard["data"]["error"]) == (503, "not now")
+        served.markets.failing = None
+        assert (await client.subscribe("market-GOLD-1m"))["event"].endswith("succeeded")
 
 
 async def test_where_reading_needs_a_key_markets_are_private() -> None:

@@ -34,16 +34,16 @@ class Following:
         self._dialects: WeakValueDictionary[str, BarChannel] = WeakValueDictionary()
 
     async def bars_of(self, text: str) -> Stream | None:
-        """The stream of bars that a channel's name says after `market-`; None where it says a market, or none yet."""
-        symbol, dash, resolution = text.rpartition("-")
-        if not dash or await self._market(text) is not None:
-            return None
+        """The stream of bars that a channel's name says after `market-`; None where it says a market, there already or
+        not. Raises UnknownMarket where only the resolution is known."""
+        symbol, dash, name = text.rpartition("-")
         try:
-            found = resolution_named(resolution)
+            resolution = resolution_named(name)
         except UnknownResolution:
             return None
-        market = await self._market(symbol)
-        return None if market is None else (market, found)
+        if not dash or await self._is_market(text):
+            return None
+        return await self._streams.market(symbol), resolution
 
     async def follow(self, channel: str, stream: Stream, outbox: Outbox, nursery: trio.Nursery) -> Subscription:
         """Send a connection the newest bars and whatever becomes of them, behind the word that it is subscribed."""
@@ -97,8 +97,9 @@ class Following:
             log.exception("no new snapshot of %s %s", subscription.label.symbol, subscription.label.resolution)
             subscription.end()
 
-    async def _market(self, symbol: str) -> Market | None:
+    async def _is_market(self, symbol: str) -> bool:
         try:
-            return await self._streams.market(symbol)
+            await self._streams.market(symbol)
         except UnknownMarket:
-            return None
+            return False
+        return True

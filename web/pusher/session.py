@@ -8,7 +8,7 @@ import trio
 from msgspec import UNSET, Raw, Struct
 
 from actors.hub import Hub
-from storage.errors import BadRequest, Unavailable
+from storage.errors import BadRequest, Unavailable, UnknownMarket
 from web.listener import Socket
 from web.outbox import WsLimits
 from web.pusher import frames, names, presence
@@ -209,6 +209,8 @@ class Session:
                 return
         except Unavailable as error:
             raise Denied(str(error), "Unavailable", 503) from None
+        except UnknownMarket as error:
+            raise Denied(str(error), "UnknownMarket", 404) from None
         await self._follow_price(name, market)
 
     def _authorize(self, name: Name, asked: Subscribe) -> None:
