@@ -534,7 +534,9 @@ def _parser() -> Parser:
         "candled doctor http://localhost:8000",
     )
     doctor.add_argument("url", metavar="URL", help="of a candled, of a UDF datafeed, of rows or of a WebSocket")
-    doctor.add_argument("--only", choices=("udf", "lightweight", "ws"), help="one protocol; else whatever is found")
+    doctor.add_argument(
+        "--only", choices=("udf", "lightweight", "ws", "pusher"), help="one protocol; else whatever is found"
+    )
     doctor.add_argument("--symbol", metavar="S", help="the market to ask for; else one that it names")
     doctor.add_argument("--key", metavar="KEY", help="sent as `Authorization: Bearer KEY`")
     _json(doctor)

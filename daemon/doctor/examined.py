@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from daemon.doctor import lightweight, socket, udf
+from daemon.doctor import lightweight, pusher, socket, udf
 from daemon.doctor.asking import Asking
 from daemon.doctor.rules import Broken, Finding, Rules
 from storage.errors import BadRequest, Unavailable
@@ -38,7 +38,13 @@ def _speaks_lightweight(wanted: Wanted, url: str) -> bool:
 
 
 def _speaks_ws(wanted: Wanted, url: str) -> bool:
-    return urlsplit(url).scheme in ("ws", "wss") or Asking(url, wanted.key).ask("GET", "").status == 426
+    if _is_app(url) or urlsplit(url).scheme in ("ws", "wss"):
+        return not _is_app(url)
+    return Asking(url, wanted.key).ask("GET", "").status == 426
+
+
+def _is_app(url: str) -> bool:
+    return "/app/" in urlsplit(url).path
 
 
 def _ws(url: str) -> str:
@@ -54,7 +60,9 @@ PROTOCOLS = {
         _speaks_lightweight,
     ),
     "ws": Protocol("/ws", socket.rules, lambda w, url: socket.Socket(_ws(url), w.symbol, w.key), _speaks_ws),
+    "pusher": Protocol("", pusher.rules, lambda w, url: pusher.Pusher(_ws(url), w.symbol), lambda _, url: _is_app(url)),
 }
+SOCKETS = ("ws", "pusher")
 
 
 def examined(wanted: Wanted) -> Iterator[Finding]:
@@ -72,7 +80,7 @@ def examined(wanted: Wanted) -> Iterator[Finding]:
 def _found(wanted: Wanted, url: str) -> Iterator[tuple[Protocol, str]]:
     """Each protocol with its address: the one that was given, or the one below it where a candled has it."""
     for name, protocol in PROTOCOLS.items():
-        if wanted.only not in ("", name) or (url.startswith("ws") and name != "ws"):
+        if wanted.only not in ("", name) or (url.startswith("ws") and name not in SOCKETS):
             continue
         there = [address for address in (url, url + protocol.path) if _is(wanted, protocol, address)]
         if there or wanted.only == name:

@@ -1,75 +1,26 @@
 """The rules of `/ws`: what is said is answered, streams begin with a snapshot and go on without a gap."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any
 
-import msgspec
 import trio
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, open_websocket_url
 
 from daemon.doctor.rules import Broken, Rules, Skipped
+from daemon.doctor.talking import Message, Talk, connected
 
-PATIENCE = 10.0  # seconds for an answer
+ANSWERS = ("error", "snapshot", "subscribed", "unsubscribed")
 NOBODY = "NO~SUCH~SYMBOL"
-Message = dict[str, Any]
 FINE = ("open", "high", "low", "close")
 
 
-class Talk:
-    """One connection, and what was said last on it."""
-
-    def __init__(self, subject: "Socket", socket: WebSocketConnection) -> None:
-        self._subject, self._socket = subject, socket
-
-    async def say(self, message: str | bytes | Message) -> None:
-        """Send a message as it is, or as JSON."""
-        sent = msgspec.json.encode(message).decode() if isinstance(message, dict) else message
-        self._subject.last = f"{self._subject.url}: {sent if isinstance(sent, str) else repr(sent)}", "nothing"
-        await self._socket.send_message(sent)
-
-    async def hear(self, *types: str) -> Message:
-        """The next message of one of these types; what comes unasked in between is passed over."""
-        with trio.move_on_after(PATIENCE):
-            while True:
-                try:
-                    text = await self._socket.get_message()
-                except ConnectionClosed as closed:
-                    raise self.broken(
-                        f"the connection was closed: {closed.reason}", f"a message of type {types[0]}"
-                    ) from None
-                self._subject.last = self._subject.last[0], str(text)
-                try:
-                    heard = msgspec.json.decode(text)
-                except msgspec.DecodeError:
-                    raise self.broken(str(text), "JSON") from None
-                if not isinstance(heard, dict) or not isinstance(heard.get("type"), str):
-                    raise self.broken(str(text), "an object with a text `type`")
-                if heard["type"] in types:
-                    return heard
-                if heard["type"] in ("error", "snapshot", "subscribed", "unsubscribed"):
-                    raise self.broken(str(text), f"a message of type {' or '.join(types)}")
-        raise self.broken(f"nothing in {PATIENCE:g} s", f"a message of type {types[0]}")
-
-    def broken(self, answered: object, expected: str) -> Broken:
-        """What is wrong with what was heard."""
-        text = answered if isinstance(answered, str) else msgspec.json.encode(answered).decode()
-        return Broken(self._subject.last[0], text, expected)
-
-    def see(self, good: bool, heard: Message, expected: str) -> None:
-        """Raise Broken unless it is good."""
-        if not good:
-            raise self.broken(heard, expected)
-
-    async def error(self, *codes: str) -> None:
-        """Hear an error of one of these codes, and that the connection goes on."""
-        heard = await self.hear("error")
-        expected = f"`code` {' or '.join(codes)}, and a `message`"
-        self.see(heard.get("code") in codes and isinstance(heard.get("message"), str), heard, expected)
-        await self.say({"action": "ping"})
-        await self.hear("pong")
+async def error(talk: Talk, *codes: str) -> None:
+    """Hear an error of one of these codes, and that the connection goes on."""
+    heard = await talk.hear("error")
+    expected = f"`code` {' or '.join(codes)}, and a `message`"
+    talk.see(heard.get("code") in codes and isinstance(heard.get("message"), str), heard, expected)
+    await talk.say({"action": "ping"})
+    await talk.hear("pong")
 
 
 class Socket:
@@ -82,26 +33,11 @@ class Socket:
     def talk(self, with_: Callable[[Talk], Awaitable[None]]) -> None:
         """Connect, and do that."""
 
-        async def connected() -> None:
-            async with self._open() as talk:
+        async def talked() -> None:
+            async with connected(self.url, self._key, "type", ANSWERS) as talk:
                 await with_(talk)
 
-        trio.run(connected)
-
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Talk]:
-        headers = [(b"Authorization", f"Bearer {self._key}".encode())] if self._key else []
-        found: BaseException | None = None
-        try:
-            async with open_websocket_url(self.url, extra_headers=headers) as socket:
-                try:
-                    yield Talk(self, socket)
-                except (Broken, Skipped) as error:  # a nursery would wrap it
-                    found = error
-        except (HandshakeError, OSError) as error:
-            raise Broken(self.url, f"no WebSocket: {error or type(error).__name__}", "a WebSocket") from None
-        if found is not None:
-            raise found
+        trio.run(talked)
 
     @cached_property
     def symbol(self) -> str:
@@ -155,7 +91,7 @@ def _(socket: Socket) -> None:
             ({"action": "subscribe", "channel": "bars", "symbol": NOBODY, "resolution": "1"}, ("unknown_symbol",)),
         ):
             await talk.say(message)
-            await talk.error(*codes)
+            await error(talk, *codes)
 
     socket.talk(asked)
 
@@ -166,7 +102,7 @@ def _(socket: Socket) -> None:
 
     async def asked(talk: Talk) -> None:
         await talk.say(bars(resolution="1m"))
-        await talk.error("unknown_resolution")
+        await error(talk, "unknown_resolution")
 
     socket.talk(asked)
 
