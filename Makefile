@@ -40,8 +40,9 @@ check: setup ## style and types, of the daemon and of the page
 bench: setup $(BENCHED) ## every figure, beside its reference
 	$(BIN)/python -m bench $(ARGS)
 
-soak: setup ## kill the daemon a thousand times under load, then an hour of random histories, and one of requests (less: MINUTES=10)
+soak: setup ## kill the daemon a thousand times under load, cut connections ten thousand times, then an hour of random histories, and one of requests (less: MINUTES=10)
 	$(BIN)/python -m bench.soak $(ARGS)
+	CANDLED_SOAK_CUTS=10000 $(BIN)/python -m pytest -s -p no:xdist tests/test_cuts.py
 	CANDLED_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s -p no:xdist tests/test_histories.py tests/test_fuzz.py
 
 lock: setup ## bring requirements/*.txt up to date with pyproject.toml (newest of everything: ARGS=--upgrade)

@@ -163,7 +163,7 @@ def fastapi() -> Iterator[FastApi]:
     if shutil.which("redis-server") is None:
         raise BenchError("no redis-server here; Debian has one (apt-get install redis-server)")
     store, port = harness.free_port(), harness.free_port()
-    environment = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{store}"}
+    environment = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{store}", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "uvicorn", "bench.stream_reference:app", "--loop", "uvloop", "--http", "httptools"]
     command += ["--ws", "websockets", "--port", str(port), "--backlog", "4096", "--log-level", "warning"]
     database = ["redis-server", "--port", str(store), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]

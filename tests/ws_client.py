@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from daemon.client import Chart as Chart
 from daemon.client import Gap as Gap
@@ -61,14 +61,16 @@ class Client:
 @asynccontextmanager
 async def connected(port: int, path: str = "/ws", **more: Any) -> AsyncIterator[Client]:
     """An open connection; cut without a word on the way out, as networks do."""
-    async with trio.open_nursery() as nursery:
-        connection = await connect_websocket(nursery, "127.0.0.1", port, path, use_ssl=False, **more)
-        try:
-            yield Client(connection)
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.move_on_after(1, shield=True):
-                await connection._stream.aclose()
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    try:
+        async with trio.open_nursery() as nursery:
+            connection = await wrap_client_stream(nursery, stream, f"127.0.0.1:{port}", path, **more)
+            try:
+                yield Client(connection)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        await trio.aclose_forcefully(stream)
 
 
 async def a_stalled_reader(port: int, *messages: bytes, path: str = "/ws", buffer: int = 2048) -> socket.socket:
