@@ -13,8 +13,9 @@ import trio
 
 from daemon import commands
 from daemon.config import Config
-from tests.daemons import running
+from tests.daemons import Daemon, running
 from tests.pusher.hooks import Server
+from tests.web.browser import launched
 
 APP: dict[str, str] = {"id": "123456", "key": "your_public_key", "secret": "your_secret_key"}
 JWT_SECRET = "a secret that users' tokens are signed with"
@@ -31,11 +32,15 @@ OTHER = {
 class Ours(msgspec.Struct):
     """The daemon, as tests reach it."""
 
-    port: int
+    daemon: Daemon
     hooks: Server  # which the first app's webhooks reach
     read: str  # keys
     admin: str
     ingest: str
+
+    @property
+    def port(self) -> int:
+        return self.daemon.port
 
     @property
     def client(self) -> dict[str, Any]:
@@ -66,7 +71,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ours]:
 
     async def run(hooks: Server) -> None:
         async with running("serve", "--data", str(data), home=home, variables=_settings(hooks.url)) as daemon:
-            found.append(Ours(daemon.port, hooks, *keys))
+            found.append(Ours(daemon, hooks, *keys))
             await trio.to_thread.run_sync(stop.wait)
 
     def live(hooks: Server) -> None:
@@ -117,3 +122,5 @@ async def trade(ours: Ours, symbol: str, price: float, at: float | None = None) 
 
 
 ROOT = Path(__file__).parent.parent.parent
+
+chromium = pytest.fixture(scope="session")(launched)

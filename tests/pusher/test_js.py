@@ -1,5 +1,6 @@
 """pusher-js and the server library for Node, both real, against a real daemon."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -37,6 +38,8 @@ async def test_a_page_follows_a_market(ours: Ours) -> None:
         assert (heard["symbol"], heard["close"], heard["timestamp"]) == ("GOLD", 2000.5, second)
         await node.do("subscribe", who="a", channel="cache-market-GOLD")
         assert (await node.told(channel="cache-market-GOLD", event="price-update"))["data"]["close"] == 2000.5
+        found = await node.ask("get", {"path": "/channels/cache-market-GOLD", "params": {"info": "cache"}})
+        assert json.loads(found["body"]["cache"]["data"])["close"] == 2000.5
         await node.do("subscribe", who="a", channel="market-GOLD-1m")
         shown = (await node.told(channel="market-GOLD-1m", event="bars"))["data"]
         assert shown["data"][-1]["close"] == 2000.5

@@ -14,6 +14,7 @@ from web.context import NO_STORE, body, params, reply, request
 from web.parameters import said
 from web.pusher import frames, names
 from web.pusher.apps import same, signature
+from web.pusher.cache import KEPT_SECONDS
 from web.pusher.channels import Channels
 from web.pusher.endpoint import Pusher
 from web.pusher.names import Name
@@ -284,9 +285,12 @@ def _attributes(channels: Channels, name: Name, wanted: Sequence[str]) -> dict[s
         told["user_count"] = len(found.members or ()) if found is not None else 0
     if "subscription_count" in wanted:
         told["subscription_count"] = len(found.peers) if found is not None else 0
-    kept = channels.cache.find(name.whole) if "cache" in wanted and name.cached else None
-    if kept is not None:
-        told["cache"] = {"data": kept.data, "ttl": channels.cache.ttl(kept)}
+    if "cache" in wanted and name.cached:
+        kept = channels.cache.find(name.whole)
+        if found is not None and found.feed is not None and found.feed.latest is not None:
+            told["cache"] = {"data": found.feed.latest, "ttl": KEPT_SECONDS}
+        elif kept is not None:
+            told["cache"] = {"data": kept.data, "ttl": channels.cache.ttl(kept)}
     return told
 
 
