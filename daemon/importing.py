@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from functools import reduce
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -26,6 +27,7 @@ from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
 from storage import barring, pricing
 from storage.errors import BadRequest, Unavailable
+from storage.events import Array
 from storage.files import NEVER, RAW, File, Survey
 from storage.lined import LINE, PROBLEM
 from storage.mapping import Choice, Times, chosen
@@ -42,7 +44,7 @@ FORMS: dict[str, Form] = {"events": EVENTS, "bars": BARS, "snapshots": SNAPSHOTS
 CALLED = {"bars": "finished bars", "snapshots": "prices of cards"}
 SPANS = 1_000  # markets in one word about what was imported
 STRETCH = 50_000  # rows of which one time is kept
-NAMES = ("trade_id", "transaction_hash")  # fields that tell events apart
+IDENTITIES = (("trade_id",), ("transaction_hash", "log_index"))  # fields that tell events apart
 REASON = 200  # characters of what is wrong with a row
 MILLI = 1_000  # µs
 NAMELESS = (
@@ -130,7 +132,7 @@ class Source(NamedTuple):
             number, problem = said.pop(LINE), said.pop(PROBLEM, None)
             shown = problem or ", ".join(f"{name} {value}" for name, value in said.items())
             lines.append(f"{self.file.counts} {number}: {shown}")
-        if self.what == "events" and not any(choice.field in NAMES for choice in self.choices):
+        if self.what == "events" and not _told_apart(self.choices):
             lines.append(NAMELESS)
         return lines if first is not None else [*lines, "no rows"]
 
@@ -186,9 +188,16 @@ async def _import(config: Config, plan: Plan, source: Source, sink: Sink, report
 def _surveyed(source: Source, where: str) -> Survey:
     file, choices, what = source
     if what != "events":
-        return Survey(file.count(where), True, [])
+        return Survey(file.count(where), True, [])  # which have identities of their own
     (time_,) = (choice for choice in choices if choice.field == "timestamp")
-    return file.survey(time_, [choice for choice in choices if choice.field in NAMES], where, STRETCH)
+    told = " OR ".join(f"({each})" for each in _told_apart(choices)) or "false"
+    return file.survey(time_, told, where, STRETCH)
+
+
+def _told_apart(choices: Sequence[Choice]) -> list[str]:
+    """SQL conditions, of which one holds for an event that says what it is known by."""
+    said = {choice.field: f"({choice.sql}) IS NOT NULL" for choice in choices}
+    return [" AND ".join(said[name] for name in names) for names in IDENTITIES if said.keys() >= set(names)]
 
 
 async def _send(
@@ -205,7 +214,7 @@ async def _send(
     done = progress.done
     rows, flying = (ROWS, FLYING) if sink.alone else BESIDE
     read = file.read(source.choices, where, done, rows)
-    batches = read if survey.said else _named(source, where, survey, done, rows)
+    batches = read if survey.all else _named(source, where, survey, done, rows)
     send, receive = trio.open_memory_channel[tuple[int, pa.RecordBatch]](0)
     finished: dict[int, tuple[int, Spans, int]] = {}  # chunks that overtook others, by their first rows
     landed = trio.Event()
@@ -243,14 +252,12 @@ async def _send(
 
 
 def _named(source: Source, where: str, survey: Survey, done: int, rows: int) -> Iterator[pa.RecordBatch]:
-    """The rows of a file without ids behind the first `done`, each with a name for a trade id.
+    """The rows of a file behind the first `done`, each without an id with a name for one.
 
     Those of one instant are given their order as well, as names have none. All rows are read, since what a row is
     called depends on those before it.
     """
     file, choices, _ = source
-    choices = [choice for choice in choices if choice.field not in NAMES]
-    ordered = any(choice.field == "log_index" for choice in choices)
     namer, at = Namer(), 0
     for batch in file.read(choices, where, 0, rows, raw=True):
         here, at = at, at + batch.num_rows
@@ -261,10 +268,24 @@ def _named(source: Source, where: str, survey: Survey, done: int, rows: int) -> 
         names, place = namer.names(raw, times, markets, horizon)
         if at <= done:
             continue
-        batch = batch.drop_columns(list(raw)).append_column("trade_id", names)
-        if not ordered and place.any():
-            batch = batch.append_column("log_index", pa.array(place, mask=place == 0))
-        yield batch.slice(max(0, done - here))
+        yield _with_names(batch.drop_columns(list(raw)), names, place).slice(max(0, done - here))
+
+
+def _with_names(batch: pa.RecordBatch, names: pa.Array, place: Array) -> pa.RecordBatch:
+    """The rows with a trade id, and their order, where they have no identity."""
+    said = {name: batch.column(name).is_valid() for name in batch.schema.names}
+    nobody = pa.array([False] * batch.num_rows)
+    known = [reduce(pc.and_, [said.get(name, nobody) for name in fields]) for fields in IDENTITIES]
+    nameless = pc.invert(reduce(pc.or_, known))
+    ids = batch.column("trade_id").cast(pa.string()) if "trade_id" in said else pa.nulls(batch.num_rows, pa.string())
+    if "trade_id" in said:
+        batch = batch.drop_columns(["trade_id"])
+    batch = batch.append_column("trade_id", pc.if_else(nameless, names, ids))
+    # With a transaction a log index would be another identity.
+    there = pc.and_(pc.and_not(nameless, said.get("transaction_hash", nobody)), pa.array(place > 0))
+    if "log_index" not in said and pc.any(there).as_py():
+        batch = batch.append_column("log_index", pc.if_else(there, pa.array(place), pa.scalar(None, pa.int64())))
+    return batch
 
 
 def _encoded(batch: pa.RecordBatch, origin: str) -> bytes:

@@ -41,7 +41,7 @@ class Survey(NamedTuple):
     """What there is to read of a file."""
 
     rows: int
-    said: bool  # whether any row says something in one of the fields that were asked about
+    all: bool  # whether what was asked holds for each of them
     since: list[int]  # the least time (µs) from each stretch of rows on
 
 
@@ -137,17 +137,17 @@ class File:
         ((found,),) = self._query(f"SELECT count(*) FROM {self._chosen(where)}").fetchall()
         return int(found)
 
-    def survey(self, time: Choice, asked: Sequence[Choice], where: str, rows: int) -> Survey:
-        """Look at all rows once: how many there are, whether one says anything in the fields `asked` about, and from
-        when on what comes after each `rows` of them is."""
-        said = " OR ".join(f"({choice.sql}) IS NOT NULL" for choice in asked) or "false"
-        found = self._query(f"SELECT epoch_us({time.sql}) AS at, {said} AS said FROM {self._chosen(where)}")
-        count, any_said, least = 0, False, []
+    def survey(self, time: Choice, asked: str, where: str, rows: int) -> Survey:
+        """Look at all rows once: how many there are, whether what is `asked` (SQL) holds for each that can be read, and
+        from when on what comes after each `rows` of them is."""
+        holds = f"({asked}) OR {quoted(PROBLEM)} IS NOT NULL"
+        found = self._query(f"SELECT epoch_us({time.sql}) AS at, {holds} AS holds FROM {self._chosen(where)}")
+        count, all_hold, least = 0, True, []
         for batch in self._stretches(found, rows):
             count += batch.num_rows
-            any_said = any_said or bool(pc.any(batch.column("said")).as_py())
+            all_hold = all_hold and bool(pc.all(batch.column("holds")).as_py())
             least.append(pc.min(batch.column("at")).as_py())
-        return Survey(count, any_said, suffix_minima(least))
+        return Survey(count, all_hold, suffix_minima(least))
 
     def read(
         self, choices: Sequence[Choice], where: str, skip: int, rows: int, *, raw: bool = False

@@ -382,6 +382,22 @@ async def test_a_run_that_goes_on_calls_rows_what_the_one_before_would_have(
     assert (again.accepted, again.duplicates, again.corrected) == (0, 50, 0)
 
 
+async def test_rows_of_which_some_have_ids_are_all_known_again(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {
+            "timestamp": f"2023-11-15T12:00:0{n // 5}Z",
+            "price": 100 + n,
+            "trade_id": n if n % 3 == 0 else "",
+            "transaction_hash": "0x" + "ab" * 32 if n % 3 == 1 else "",
+        }
+        for n in range(30)
+    ]
+    data = tmp_path / "data"
+    assert (await imported(data, plan(csv(tmp_path / "a.csv", rows), market="M"))).accepted == 30
+    again = await imported(data, plan(csv(tmp_path / "a.csv.gz", rows), market="M"))
+    assert (again.accepted, again.duplicates, again.corrected) == (0, 30, 0)
+
+
 async def test_a_file_without_ids_is_announced_as_one(tmp_path: Path) -> None:
     for ids in (True, False):
         with importing.sources(plan(csv(tmp_path / "a.csv", trades(5, ids=ids)), market="M")) as (source,):
