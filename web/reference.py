@@ -25,7 +25,9 @@ summary { cursor: pointer; padding: .25rem 0; }
 summary b { display: inline-block; min-width: 4.5em; }
 summary i { display: block; padding-left: 1.2rem; font-style: normal; color: var(--dim); }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-top: 1px solid var(--line); }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-top: 1px solid var(--line);
+  overflow-wrap: normal; }
+td:nth-child(2) { overflow-wrap: anywhere; width: 60%; }
 """
 
 
@@ -75,7 +77,7 @@ def _page(told: dict[str, Any]) -> bytes:
     ]
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>API of candled</title><link rel="stylesheet" href="/docs/style.css"></head><body>
+<title>API of candled</title><link rel="stylesheet" href="/docs/style.css"><link rel="icon" href="data:,"></head><body>
 <h1>API of candled {escape(info["version"])}</h1>
 {"".join(f"<p>{_prose(text)}</p>" for text in info["description"].split(chr(10) * 2))}
 <p>The same for programs: <a href="/api/openapi.json">/api/openapi.json</a>. WebSockets are at <code>/ws</code>.</p>
@@ -96,10 +98,15 @@ def _operation(path: str, method: str, one: dict[str, Any]) -> str:
 def _parameters(told: list[dict[str, Any]]) -> str:
     rows = [
         f"<tr><td><code>{escape(one['name'])}</code><br>{one['in']}{', needed' if one['required'] else ''}</td>"
-        f"<td>{_prose(one.get('description', ''))}</td><td>{_limits(one['schema'])}</td></tr>"
+        f"<td>{_prose(one.get('description', ''))}{_examples(one)}</td><td>{_limits(one['schema'])}</td></tr>"
         for one in told
     ]
     return f"<table><tr><th>Parameter</th><th></th><th></th></tr>{''.join(rows)}</table>" if rows else ""
+
+
+def _examples(one: dict[str, Any]) -> str:
+    told = ", ".join(f"<code>{escape(name)}</code>" for name in one.get("examples", ()))
+    return f"<br>Example: {told}" if told else ""
 
 
 def _limits(schema: dict[str, Any]) -> str:

@@ -152,7 +152,7 @@ async def test_the_page_loads_nothing_from_elsewhere(web: Web, path: str) -> Non
     assert answer.headers["Content-Security-Policy"] == POLICY
     assert answer.headers["X-Frame-Options"] == "DENY"
     text = await answer.get_data(as_text=True)
-    assert all(link[0] in "/#" for link in re.findall(r'(?:href|src)="([^"]+)"', text))
+    assert all(link[0] in "/#" or link == "data:," for link in re.findall(r'(?:href|src)="([^"]+)"', text))
     assert not re.search(r"<script|<style| style=|@import|url\(", text)
 
 
@@ -162,3 +162,4 @@ async def test_the_page_shows_every_operation_and_every_shape_once(web: Web) -> 
     assert sorted(anchors) == sorted([*operations(document), *document["components"]["schemas"]])
     assert set(re.findall(r'href="#([^"]+)"', page)) <= set(anchors)
     assert "unless given: <code>500</code>" in page
+    assert "<br>Example: <code>GOLD</code>, <code>GOLD/BTC</code>" in page
