@@ -28,7 +28,7 @@ from actors.vamm import SECOND
 from actors.writer import Writer
 from storage.calendar import Resolution
 from storage.commits import TOUCH, Commit
-from storage.errors import Unavailable
+from storage.errors import CandledError, Unavailable
 from storage.events import Array
 from storage.histogram import Histogram, Times
 from storage.partials import Partials
@@ -292,7 +292,7 @@ class Engine:
 
         async def look() -> None:
             try:
-                with suppress(Unavailable, trio.ClosedResourceError):
+                with suppress(CandledError, trio.ClosedResourceError):
                     await actor.ask(lambda: actor.look(lambda _: None))
             finally:
                 self._refreshing.discard(actor)

@@ -5,6 +5,7 @@ Whoever cannot take what is told keeps no messages: two numbers say what it has,
 
 import heapq
 import itertools
+import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -15,8 +16,10 @@ import trio
 from actors.bars import Reason
 from actors.hub import Hub, Sink
 from actors.ticker import LastPrice, Price, Ticker
-from storage.errors import Unavailable
+from storage.errors import CandledError
 from storage.records import Market
+
+log = logging.getLogger(__name__)
 
 PACE = 0.25  # seconds between two looks at a market that somebody follows by name; the first after a pause is at once
 SECOND = 1.0  # the same for whoever follows all markets
@@ -98,6 +101,7 @@ class Face:
         self.tick: LastPrice | None = None
         self.move = 0  # the newest on any wire
         self.reading = False
+        self.failed = False  # to be read, and that was said
 
     def see(self, look: Look, wires: Iterable[Wire], move: int) -> list[Wire]:
         """Take in what the market shows; the wires that tell something else from now on."""
@@ -347,8 +351,12 @@ class LivePrices:
         """Look at a market that has to be read first."""
         try:
             looks = await self._read([face.slot])
-            pause = self._moves(face.slot)
-        except Unavailable:
+            pause = self._moves(face.slot) if looks else AGAIN
+            face.failed = False
+        except CandledError as error:
+            if not face.failed:
+                log.error("live price of %s: %s; trying again", face.symbol, error)
+            face.failed = True
             looks, pause = {}, AGAIN
         face.reading = False
         if face.slot in looks and self._faces.get(face.slot) is face:

@@ -58,6 +58,7 @@ async def history(served: Streaming, chart: Chart) -> dict[int, tuple[Any, ...]]
 
 
 async def followed(client: Client, chart: Chart, chance: random.Random, counts: Counter[str]) -> None:
+    client.patience = 60  # an actor that waits for a flush answers after it
     resumed = chart.resume is not None
     answer = await client.follow(
         chart, conflate_ms=chance.choice((0, 0, 5, 50)), snapshot_bars=chance.choice((50, 300))

@@ -19,12 +19,13 @@ class Client:
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self.connection = connection
+        self.patience = 5.0  # seconds for an answer
 
     async def say(self, **message: object) -> None:
         await self.connection.send_message(msgspec.json.encode(message).decode())
 
-    async def hear(self, seconds: float = 5.0) -> Message:
-        with trio.fail_after(seconds):
+    async def hear(self, seconds: float | None = None) -> Message:
+        with trio.fail_after(self.patience if seconds is None else seconds):
             heard: Message = msgspec.json.decode(await self.connection.get_message())
         return heard
 

@@ -460,7 +460,7 @@ class Door:
         if self._drain.begun:
             talk.goodbyes.stopping.say(talk)
             return
-        if len(self._sockets) >= self._limits.connections:
+        if self._hub.connections >= self._limits.connections:  # answers that go on count as well
             (talk.goodbyes.full or Goodbye(1013, f"there are {self._limits.connections} connections already")).say(talk)
             return
         self._sockets.add(talk)

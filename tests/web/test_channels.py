@@ -9,7 +9,8 @@ import msgspec
 import pytest
 import trio
 
-from actors import tape
+from actors import live, tape
+from storage.errors import Unavailable
 from tests.web.conftest import NOW
 from tests.web.streaming import Streaming, rows, streaming
 from tests.web.test_stream import until
@@ -313,3 +314,28 @@ async def said(peer: socket.socket, count: int) -> list[dict[str, Any]]:
         data += await trio.to_thread.run_sync(peer.recv, 65536)
     peer.close()
     return [msgspec.json.decode(payload) for _, payload in frames(data)]
+
+
+async def test_a_market_that_cannot_be_read_is_followed_all_the_same_and_told_once_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "AGAIN", 0.05)
+    async with streaming(tmp_path) as served, served.connect() as client:
+        await served.web.trades((NOW - 5, 100))
+        real = served.stack.engine.tickers
+
+        async def broken(*_: object) -> dict[int, object]:
+            for ticker in served.stack.engine._tickers.values():
+                ticker.doubt()
+            raise Unavailable("a file is missing")
+
+        await client.ask(action="subscribe", channel="prices", symbols=["GOLD"])
+        state: dict[str, dict[str, Any]] = {}
+        merged(state, await rows(client))
+        monkeypatch.setattr(served.stack.engine, "tickers", broken)
+        answer = await client.ask(action="subscribe", channel="prices", symbols=["GOLD"])
+        assert answer["code"] == "unavailable"
+        await served.web.trades((NOW - 4, 101))
+        await until(lambda: any(face.failed for face in served.stack.engine.live._faces.values()))
+        monkeypatch.setattr(served.stack.engine, "tickers", real)
+        await hear_until(client, state, "GOLD", "mark_price", 101)

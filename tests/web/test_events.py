@@ -223,6 +223,8 @@ async def test_one_connection_too_many_is_told_to_come_again(tmp_path: Path) -> 
         answer = await served.web.get(PATH)
         assert answer.status_code == 503
         assert int(answer.headers["Retry-After"]) > 0
+        async with served.connect() as client:
+            assert await client.ending() == 1013
 
 
 async def test_a_key_that_is_revoked_ends_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
