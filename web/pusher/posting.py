@@ -18,7 +18,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
     port = parts.port or (443 if tls else 80)
     stream: trio.abc.Stream
     if tls:
-        stream = await trio.open_ssl_over_tcp_stream(host, port, ssl_context=_trusting())
+        stream = await trio.open_ssl_over_tcp_stream(host, port, https_compatible=True, ssl_context=_trusting())
     else:
         stream = await trio.open_tcp_stream(host, port)
     async with stream:

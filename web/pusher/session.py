@@ -1,11 +1,10 @@
 """One connection: what its client says, and the answers."""
 
 import logging
-from typing import TypeVar
 
 import msgspec
 import trio
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw
 
 from actors.hub import Hub
 from storage.errors import BadRequest, Unavailable, UnknownMarket
@@ -16,6 +15,7 @@ from web.pusher.apps import joining, same, signature, signing_in
 from web.pusher.channels import Channels
 from web.pusher.following import Following
 from web.pusher.frames import Event
+from web.pusher.messages import Said, SignIn, Subscribe, Unsubscribe, User, Wrong, fields, read
 from web.pusher.names import Name
 from web.pusher.peers import Peer, Seat
 from web.pusher.presence import Member
@@ -24,51 +24,10 @@ from web.stream import Flood
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T", bound=Struct)
-
 PONG_SECONDS = 30.0  # for whoever was asked whether they live
 LOOK_SECONDS = 30.0  # at most, between looks at that
 CLIENT_EVENTS = 10  # in a second, of one connection
 LONGEST_EVENT = 200  # characters of an event's name
-
-
-class Said(Struct, frozen=True):
-    """A message of a client."""
-
-    event: str
-    data: Raw = Raw()
-    channel: str | None = None
-
-
-class Subscribe(Struct, frozen=True):
-    channel: str
-    auth: str | None = None
-    channel_data: str | None = None
-
-
-class Unsubscribe(Struct, frozen=True):
-    channel: str
-
-
-class SignIn(Struct, frozen=True):
-    auth: str
-    user_data: str
-
-
-class User(Struct, frozen=True):
-    """Who somebody says, signed, that they are."""
-
-    id: str
-    user_info: Raw = presence.NULL
-    watchlist: tuple[str, ...] = ()
-
-
-class Wrong(Exception):
-    """A message that has no effect; the client is told why."""
-
-    def __init__(self, message: str, code: int | None = None) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Denied(Exception):
@@ -151,7 +110,7 @@ class Session:
                 self.close(frames.FULL, f"too many messages for {self._limits.flooded_seconds} seconds on end")
             return
         try:
-            await self._act(_read(message))
+            await self._act(read(message))
         except Wrong as error:
             self._answer(frames.error(error.code, str(error)))
         except Exception:
@@ -165,15 +124,15 @@ class Session:
             case "pusher:pong":
                 pass
             case "pusher:subscribe":
-                asked = _fields(said, Subscribe)
+                asked = fields(said, Subscribe)
                 try:
                     await self._subscribe(asked)
                 except Denied as error:
                     self._answer(frames.refused(asked.channel, error.kind, str(error), error.status))
             case "pusher:unsubscribe":
-                self._unsubscribe(_fields(said, Unsubscribe).channel)
+                self._unsubscribe(fields(said, Unsubscribe).channel)
             case "pusher:signin":
-                self._sign_in(_fields(said, SignIn))
+                self._sign_in(fields(said, SignIn))
             case name if name.startswith("client-"):
                 self._relay(said)
             case name:
@@ -329,23 +288,3 @@ class Session:
     def _answer(self, frame: bytes) -> None:
         self._socket.outbox.put(frame)
         self._socket.outbox.flush()
-
-
-def _read(message: str | bytes) -> Said:
-    if isinstance(message, bytes):
-        raise Wrong("expected a text frame, got a binary one")
-    try:
-        return msgspec.json.decode(message, type=Said)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
-        raise Wrong("expected a JSON object with an event") from None
-
-
-def _fields(said: Said, shape: type[T]) -> T:
-    """A message's data, which clients send as an object or as a text that holds one."""
-    try:
-        data: bytes | str = bytes(said.data)
-        if data[:1] == b'"':
-            data = msgspec.json.decode(data, type=str)
-        return msgspec.json.decode(data or b"{}", type=shape)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise Wrong(f"data of {said.event}: {error}") from None
