@@ -11,11 +11,11 @@ import msgspec
 from actors.backups import Told, told
 from daemon import __version__, commands
 from daemon.config import Config
-from daemon.importing import seconds_of
+from daemon.importing import refusal, seconds_of
 from daemon.importing import told as reason
 from storage import answers, backup, restore
 from storage.backup import Source, Tally
-from storage.errors import BadRequest, BrokenStore, CandledError, Unavailable
+from storage.errors import BrokenStore, CandledError, Unavailable
 from storage.journal import Journal, lost
 from storage.restore import Restored
 from storage.state import State
@@ -99,7 +99,7 @@ def _asked(parts: SplitResult, key: str, method: str, body: bytes | None = None)
         time.sleep(seconds_of(response.headers["Retry-After"]))
         return _asked(parts, key, method, body)
     if response.status >= 400:
-        raise BadRequest(f"{parts.geturl()} answered {response.status}: {reason(answer)}")
+        raise refusal(response.status, f"{parts.geturl()} answered {response.status}: {reason(answer)}")
     return msgspec.json.decode(answer, type=Told | None)
 
 

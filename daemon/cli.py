@@ -4,11 +4,12 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from daemon import __version__
@@ -16,6 +17,7 @@ from daemon import __version__
 # Everything else is imported by the command that needs it, so that `--help` and `--version` answer at once.
 if TYPE_CHECKING:
     from daemon.config import Settings
+    from daemon.progress import Progress
 
 DONE, FAILED, WRONG = 0, 1, 2
 UNBINDABLE = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
@@ -230,7 +232,7 @@ def _import(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             return DONE
         logs.configure(config.log_format, "warning")
-        with Progress() as progress:
+        with Progress() as progress, _stoppable(progress, "what was taken stays: the same command goes on behind it"):
             tally = trio.run(importing.run, config, plan, some, progress, arguments.url, arguments.key)
     for problem in tally.errors:
         print(f"candled: {_harmless(problem)}", file=sys.stderr)
@@ -268,7 +270,7 @@ def _export(arguments: argparse.Namespace) -> int:
     )
     logs.configure(config.log_format, "warning")
     try:
-        with Progress() as progress:
+        with Progress() as progress, _stoppable(progress, "nothing whole came of it"):
             size, seconds = trio.run(exporting.run, config, wanted, progress, arguments.url, arguments.key)
     except ExceptionGroup as group:
         first = _first(group)
@@ -287,7 +289,8 @@ def _backup(arguments: argparse.Namespace) -> int:
     from daemon import backup
     from daemon.progress import Progress
 
-    with Progress() as progress:
+    again = "start it again, what was copied stays; a daemon that makes it goes on by itself"
+    with Progress() as progress, _stoppable(progress, again):
         made = backup.made(_settings(arguments).config, Path(arguments.directory), progress)
     _tell(
         f"{made.directory}: {made.cursor}; {made.copied_files:,} files ({made.copied_bytes:,} bytes) copied, "
@@ -310,7 +313,7 @@ def _restore(arguments: argparse.Namespace) -> int:
     from daemon.progress import Progress
 
     config = _settings(arguments).config
-    with Progress() as progress:
+    with Progress() as progress, _stoppable(progress, "start it again"):
         found = backup.restored(config, Path(arguments.directory), progress, force=arguments.force)
     if found.aside is not None:
         _tell(f"what was in {found.data} is in {found.aside} now")
@@ -335,7 +338,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     config = _settings(arguments).config
     asked = verify.Asked(start=arguments.start, end=arguments.end, market=arguments.market, repair=arguments.repair)
     logs.configure(config.log_format, "warning")
-    with Progress() as progress:
+    then = "what was repaired stays" if arguments.repair else "nothing was changed"
+    with Progress() as progress, _stoppable(progress, f"not everything was compared, {then}"):
         end = trio.run(lambda: verify.run(config, asked, progress, json=arguments.json))
     rate = end.events / end.seconds if end.seconds else 0
     _tell(
@@ -352,6 +356,22 @@ def _found(end: Any) -> str:
     parts += [f"{end.repaired:,} repaired"] if end.repaired else []
     parts += [f"{end.problems:,} problems"] if end.problems else []
     return ", ".join(parts)
+
+
+@contextmanager
+def _stoppable(progress: "Progress", then: str) -> Iterator[None]:
+    """Have SIGTERM end the work as Ctrl-C does, and say how far it came, and what becomes of it."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    except BaseException as error:
+        stopped = error.subgroup(KeyboardInterrupt) if isinstance(error, BaseExceptionGroup) else None
+        if stopped is None and not isinstance(error, KeyboardInterrupt):
+            raise
+        from storage.errors import Unavailable
+
+        said = f" at {progress.said()}" if progress.said() else ""
+        raise Unavailable(f"interrupted{said}; {then}") from None
 
 
 def _tell(*lines: str) -> None:

@@ -6,9 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from actors.export import FIRST, Exporter, bar_schema, moment, resolution_named
 from actors.reading import LATEST
 from daemon import commands
 from daemon.config import Config
-from daemon.importing import PATIENCE, seconds_of, told
+from daemon.importing import PATIENCE, refusal, seconds_of, told
 from daemon.serve import stack_settings
 from daemon.stack import opened
 from storage import listing
@@ -154,7 +154,7 @@ async def _fetched(url: str, key: str, wanted: Wanted, span: tuple[int, int], si
             connection.close()
         pause = seconds_of(answer.headers.get("Retry-After"))
         if answer.status not in (429, 503) or trio.current_time() + pause > until:
-            raise Unavailable(problem) if answer.status >= 500 else BadRequest(problem)
+            raise refusal(answer.status, problem)
         await trio.sleep(pause)
 
 
@@ -191,10 +191,32 @@ def _sink(to: Path | None) -> Iterator[Sink]:
         return
     beside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, to)
+        with _named(to):
+            with beside.open("wb") as file:
+                yield _File(file, to)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, to)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+class _File:
+    """A file whose errors name the one that it is to become."""
+
+    def __init__(self, file: BinaryIO, to: Path) -> None:
+        self._file, self._to = file, to
+
+    def write(self, data: bytes, /) -> int:
+        """As of any file; raises Unavailable."""
+        with _named(self._to):
+            return self._file.write(data)
+
+
+@contextmanager
+def _named(to: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{to} cannot be written: {error.strerror or error}") from error

@@ -26,7 +26,7 @@ from daemon.config import Config
 from daemon.serve import stack_settings
 from daemon.stack import Stack, opened
 from storage import barring, pricing
-from storage.errors import BadRequest, Unavailable
+from storage.errors import BadRequest, CandledError, Unavailable
 from storage.events import Array
 from storage.files import NEVER, RAW, File, Survey
 from storage.lined import LINE, PROBLEM
@@ -451,7 +451,7 @@ class Remote:
                     return answer
                 problem = f"{self._url.geturl()} answered {status}: {told(answer)}"
                 if status not in (429, 503):
-                    raise BadRequest(problem)
+                    raise refusal(status, problem)
                 pause = seconds_of(headers.get("Retry-After"))
             if trio.current_time() + pause > until:
                 raise Unavailable(f"{problem}; what was taken stays, start the same command again to go on")
@@ -481,6 +481,11 @@ def told(answer: bytes) -> str:
         return str(json.loads(answer)["error"])
     except (ValueError, KeyError, TypeError):
         return answer[:200].decode(errors="replace")
+
+
+def refusal(status: int, problem: str) -> CandledError:
+    """What to raise where a daemon answered so: BadRequest for what was asked wrongly."""
+    return BadRequest(problem) if status in (400, 413, 415, 422) else Unavailable(problem)
 
 
 def seconds_of(text: str | None) -> float:

@@ -40,6 +40,13 @@ class Progress:
         if self._bar is not None:
             self._bar.begin(what, total, done, unit)
 
+    def said(self) -> str:
+        """How far it is; nothing before it began."""
+        if not self._unit:
+            return ""
+        of = "" if self._total is None else f" of {self._total:,}"
+        return f"{self._what}: {self._done:,}{of} {self._unit}"
+
     def advance(self, count: int) -> None:
         """So much more is done."""
         self._done += count
@@ -48,11 +55,12 @@ class Progress:
         elif (now := time.monotonic()) - self._told >= EVERY:
             self._told = now
             rate = (self._done - self._skipped) / (now - self._began)
-            of, left = "", ""
-            if self._total is not None:
-                of = f" of {self._total:,}"
-                left = f", {(self._total - self._done) / rate if rate else 0:,.0f} s left"
-            print(f"{self._what}: {self._done:,}{of} {self._unit}, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
+            left = "" if self._total is None else f", {(self._total - self._done) / rate if rate else 0:,.0f} s left"
+            print(f"{self.said()}, {_shown(rate)} {self._unit}/s{left}", file=sys.stderr, flush=True)
+
+
+def _shown(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 class _Bar:
@@ -67,7 +75,7 @@ class _Bar:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}, {task.fields[rate]}/s"),
+            TextColumn("{task.fields[unit]}, {task.fields[rate]} {task.fields[unit]}/s"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -90,4 +98,4 @@ class _Bar:
     def advance(self, count: int) -> None:
         self._count += count
         rate = self._count / max(time.monotonic() - self._began, 1e-9)
-        self._progress.update(self._task, advance=count, rate=f"{rate:,.0f}")
+        self._progress.update(self._task, advance=count, rate=_shown(rate))

@@ -1,7 +1,7 @@
 """`candled verify`: what is stored against the events, of a data directory that nobody uses or through its daemon."""
 
 import http.client
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -15,11 +15,11 @@ from actors.export import moment
 from daemon import commands
 from daemon.config import Config
 from daemon.exporting import SILENCE
-from daemon.importing import seconds_of, told
+from daemon.importing import refusal, seconds_of, told
 from daemon.serve import stack_settings
 from daemon.stack import opened
 from storage.calendar import MICROS
-from storage.errors import BadRequest, CandledError, Unavailable
+from storage.errors import CandledError, Unavailable
 from storage.findings import Checked, Day, Difference, Differences, Ledger, Progress
 from storage.verify import instant
 
@@ -46,8 +46,8 @@ class Wrong(CandledError):
     """What is stored is not what the events come to."""
 
 
-async def lines(config: Config, asked: Asked) -> AsyncGenerator[Line, None]:
-    """What comes of it, bit by bit; the last is an End."""
+async def follow(config: Config, asked: Asked, take: Callable[[Line], None]) -> None:
+    """Have what comes of it taken, bit by bit; the last is an End."""
     wanted = Wanted(
         start=moment("--from", asked.start, -EVER) // MICROS,
         end=-(-moment("--to", asked.end, EVER) // MICROS),
@@ -59,14 +59,14 @@ async def lines(config: Config, asked: Asked) -> AsyncGenerator[Line, None]:
     if commands.in_use(config):
         async with aclosing(_through_daemon(*commands.address(config), asked)) as some:
             async for line in some:
-                yield line
+                take(line)
         return
     async with opened(structs.replace(stack_settings(config), or_read=not asked.repair)) as stack:
         if wanted.market is not None:
             await stack.engine.market(wanted.market)
         async with aclosing(stack.audit.verify(wanted)) as some:
             async for line in some:
-                yield line
+                take(line)
 
 
 async def _through_daemon(url: str, key: str, asked: Asked) -> AsyncGenerator[Line, None]:
@@ -88,7 +88,8 @@ async def _through_daemon(url: str, key: str, asked: Asked) -> AsyncGenerator[Li
             await trio.sleep(seconds_of(answer.headers["Retry-After"]))
             answer = await trio.to_thread.run_sync(ask)
         if answer.status != 200:
-            raise BadRequest(f"{url} answered {answer.status}: {told(await trio.to_thread.run_sync(answer.read))}")
+            problem = told(await trio.to_thread.run_sync(answer.read))
+            raise refusal(answer.status, f"{url} answered {answer.status}: {problem}")
         while text := await trio.to_thread.run_sync(answer.readline):
             yield msgspec.json.decode(text, type=Line)
     except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
@@ -101,18 +102,21 @@ async def run(config: Config, asked: Asked, report: Reporter, *, json: bool) -> 
     """Compare, and print what comes of it; Unavailable where it could not be ended."""
     listing = _Listing(report)
     end: End | None = None
-    async with aclosing(lines(config, asked)) as some:
-        async for line in some:
-            if isinstance(line, Failed):
-                raise Unavailable(line.error)
-            if isinstance(line, End):
-                end = line
-            if json:
-                listing.follow(line)
-                _out(msgspec.json.encode(line).decode())
-            else:
-                for text in listing.told(line):
-                    _out(text)
+
+    def take(line: Line) -> None:
+        nonlocal end
+        if isinstance(line, Failed):
+            raise Unavailable(line.error)
+        if isinstance(line, End):
+            end = line
+        if json:
+            listing.follow(line)
+            _out(msgspec.json.encode(line).decode())
+        else:
+            for text in listing.told(line):
+                _out(text)
+
+    await follow(config, asked, take)
     if end is None:
         raise Unavailable("the answer was cut; not everything was compared")
     return end

@@ -4,7 +4,7 @@ Everything is one snapshot at a time and in bounded pieces, some markets' day ea
 how much there is.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from storage.sealed import Sealed
 PIECE = 250_000  # events and bars of one second that are compared at a time; a market's day at least
 TOGETHER = 31  # days at most that are compared at once
 TOLD = 1000  # differences in one line
+NAMED = 3  # markets
 EVER = 1 << 40
 
 
@@ -157,7 +158,7 @@ def compared(
                 pause()
             yield Progress(piece.events)
         for each, tally in sorted(days.items()):
-            yield tally.day(kind, each, view.seq)
+            yield tally.day(kind, each, view)
 
 
 class _Tally:
@@ -169,6 +170,7 @@ class _Tally:
         self.odd = dict.fromkeys(schema.RUNGS, 0)
         self.problems: dict[str, None] = {}
         self.skipped: dict[str, None] = {}
+        self.spoilt: dict[str, set[int]] = {}  # markets, by why nobody can tell what their bars should be
         self.markets = 0
 
     def add(self, rung: int, ours: bool, table: pa.Table) -> None:
@@ -178,7 +180,8 @@ class _Tally:
             self.bars[rung] += table.num_rows
             self.markets += rung == DAY and table.num_rows
 
-    def day(self, kind: str, begin: int, seq: int) -> Day:
+    def day(self, kind: str, begin: int, view: View) -> Day:
+        spoilt = [f"{_listed(view.markets, slots)} {why}" for why, slots in self.spoilt.items()]
         rungs = [
             Rung(partitions.FOLDERS[rung], self.bars[rung], ours.text(), theirs.text(), self.odd[rung])
             for rung, (ours, theirs) in self.prints.items()
@@ -186,13 +189,19 @@ class _Tally:
         return Day(
             kind=kind,
             day=named(begin),
-            seq=seq,
+            seq=view.seq,
             markets=self.markets,
             rungs=rungs,
             differences=sum(self.odd.values()),
-            problems=list(self.problems),
+            problems=[*self.problems, *spoilt],
             skipped=list(self.skipped),
         )
+
+
+def _listed(markets: Markets, slots: Collection[int]) -> str:
+    """The names of some markets, the first few of many."""
+    names = [market.market_symbol for market in markets.described(sorted(slots)[:NAMED])]
+    return ", ".join(names) + (f" and {len(slots) - len(names)} more" if len(slots) > len(names) else "")
 
 
 def named(day: int) -> str:
@@ -288,9 +297,7 @@ class _Hidden:
             return False
         file = spoilt(self._view.markets, self._lost, slot, day)
         if file is not None:
-            whose = f"markets of slots {file.low_market} to {file.high_market}" if file.content else "markets"
-            why = f"{whose} cannot be folded again"
-            tally.problems[f"{why}: raw/{file.file}: {file.damaged}"] = None
+            tally.spoilt.setdefault(f"cannot be folded again: raw/{file.file}: {file.damaged}", set()).add(slot)
         return file is None
 
 

@@ -397,7 +397,8 @@ async def test_a_file_that_is_gone_is_named_on_its_days_and_all_others_are_compa
 
 async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_path: Path) -> None:
     async with running(tmp_path) as stack:
-        await say(stack, trade(0, 100), trade(60, 101))
+        others = [trade(0, 100, market=market) for market in ("BEAN", "CORN", "RICE", "RYE")]
+        await say(stack, trade(0, 100), trade(60, 101), others)
         path = await sealed(stack)
         await say(stack, trade(5 * DAY, 102))
         await flush(stack)
@@ -406,12 +407,13 @@ async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_pat
         data = bytearray(aside.read_bytes())
         data[40] ^= 1
         path.write_bytes(data)
-        await corrupt(stack, f"UPDATE spot_60_recent SET high = 500 WHERE t IN ({NOON}, {NOON + 5 * DAY})")
+        await corrupt(stack, f"UPDATE spot_60_recent SET high = 500 WHERE t IN ({NOON}, {NOON + 5 * DAY}) AND market = 1")
         lines = await verified(stack, repair=True)
         assert list(damage(lines)) == [f"raw/{path.name}"]
         assert {one.time for one in differences(lines) if one.where == "store"} == {NOON + 5 * DAY}
         (lost, other) = (line for line in lines if isinstance(line, Day))
-        assert [path.name in why for why in lost.problems] == [True]
+        (why,) = lost.problems
+        assert why.startswith(f"GOLD, BEAN, CORN and 2 more cannot be folded again: raw/{path.name}: ")
         assert (lost.differences, other.problems, other.repaired) == (0, [], 1)
         assert not ended(lines).clean
         assert any(path.name in why for why in await stack.store.damage())
