@@ -118,3 +118,37 @@ async def test_whoever_is_cut_off_comes_back_to_the_bars_of_history_mostly_witho
                 for chart in charts:
                     nursery.start_soon(compared, served, chart, chance, counts)
     assert counts["recovered"] >= 0.99 * counts["resumed"], counts
+
+
+async def test_a_position_of_a_frame_or_of_a_rest_answer_goes_on_after_a_restart(tmp_path: Path) -> None:
+    framed, read = Chart("GOLD", "1"), Chart("GOLD", "1")
+    async with streaming(tmp_path, NOW) as served:
+        await served.web.trades((NOW - 200, 1), (NOW - 100, 2))
+        async with served.connect() as client:
+            await client.follow(framed)
+            framed.take(await client.hear())
+        # Another market moves on: what REST names is ahead of the stream's own position.
+        await served.web.market("BTC")
+        await served.web.trades((NOW - 50, 5), symbol="BTC")
+        path = f"/api/tradingview/history?symbol=GOLD&resolution=1&from=0&to={NOW + 60}"
+        told = await served.web.json(path)
+        epoch, _, seq = (await served.web.json("/api/markets/GOLD/price"))["cursor"].rpartition(".")
+        names = ("time", "open", "high", "low", "close", "volume")
+        rows = zip(*(told[name] for name in "tohlcv"), strict=True)
+        read.epoch, read.seq = epoch, int(seq)
+        read.bars = {row[0]: dict(zip(names, row, strict=True)) for row in rows}
+        assert read.seq > framed.seq
+        await served.web.trades((NOW - 190, 3))
+    async with streaming(tmp_path, NOW) as served:
+        await served.web.trades((NOW - 10, 4))
+        for chart in (framed, read):
+            async with served.connect() as client:
+                answer = await client.follow(chart)
+                assert answer["recovered"]
+                while chart.seq < answer["seq"]:
+                    chart.take(await client.hear())
+                bars = {time: tuple(bar[name] for name in names[1:]) for time, bar in chart.bars.items()}
+                assert bars == await history(served, chart)
+                assert len(bars) == 3
+        assert framed.snapshots == [None]
+        assert read.snapshots == []
