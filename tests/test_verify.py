@@ -407,7 +407,9 @@ async def test_bars_whose_events_are_lost_are_neither_judged_nor_touched(tmp_pat
         data = bytearray(aside.read_bytes())
         data[40] ^= 1
         path.write_bytes(data)
-        await corrupt(stack, f"UPDATE spot_60_recent SET high = 500 WHERE t IN ({NOON}, {NOON + 5 * DAY}) AND market = 1")
+        await corrupt(
+            stack, f"UPDATE spot_60_recent SET high = 500 WHERE market = 1 AND t IN ({NOON}, {NOON + 5 * DAY})"
+        )
         lines = await verified(stack, repair=True)
         assert list(damage(lines)) == [f"raw/{path.name}"]
         assert {one.time for one in differences(lines) if one.where == "store"} == {NOON + 5 * DAY}

@@ -81,3 +81,21 @@ async def test_a_journal_that_is_gone_is_named_and_not_begun_anew(tmp_path: Path
         backup.made(config, tmp_path / "backup", progress)
     assert [why for why in commands.folder(config).problems if said in why and "candled restore BACKUP" in why]
     assert not (data / "journal").exists()
+
+
+async def test_a_damaged_newest_record_that_the_store_knows_ends_the_start_with_what_to_restore(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    await lived(data)
+    segment = sorted((data / "journal").glob("*.journal"))[-1]
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for _ in range(2):  # also once it is cut
+        with pytest.raises(BrokenStore, match=r"yet record [0-9]+ is known elsewhere") as refused:
+            async with running(data):
+                pytest.fail("it started")
+        (kept,) = segment.parent.glob("*.cut-*")
+        assert kept.name in str(refused.value)
+        assert str(refused.value).endswith(f"candled restore BACKUP --data {data} --force")
+    segment.write_bytes(whole)
+    async with running(data) as stack:
+        assert stack.engine.committed() > 0
