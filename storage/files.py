@@ -100,14 +100,17 @@ class File:
         column = quoted(name)
         counts = [f"count_if({fit.format(column)})" for fit in FITS.values()]
         nested = f"count_if({column}[1] IN ('{{', '['))"
-        ((said, inner, *fitting),) = self._db.execute(
-            f"SELECT count({column}), {nested}, {', '.join(counts)} FROM sample"
+        padded = f"count_if(regexp_full_match({column}, '0[0-9]+'))"
+        ((said, inner, codes, *fitting),) = self._db.execute(
+            f"SELECT count({column}), {nested}, {padded}, {', '.join(counts)} FROM sample"
         ).fetchall()
         odd = max(said // 10, 1 if said > 2 else 0)
         if said and inner == said:
             ((structure,),) = self._db.execute(f"SELECT json_group_structure({column}) FROM sample").fetchall()
             return NESTED, f"TRY(from_json({column}, {_text(structure)}))"
         for kind, count in zip(FITS, fitting, strict=True):
+            if codes and kind in ("BIGINT", "DOUBLE"):
+                continue  # 007 is no number: it would lose its zeros
             if said and count and count >= said - odd:
                 if kind == "BOOLEAN":
                     return kind, f"CASE lower({column}) WHEN 'true' THEN true WHEN 'false' THEN false END"

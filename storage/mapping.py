@@ -217,8 +217,8 @@ def time_of(field: str, source: str, file: Shape, times: Times) -> Choice:
         any(re.search("[0-9]", str(one)) for one in sample) or not sample
     ):
         raise BadRequest(f"{source}: cannot tell the unit of the times in it; give --time-unit s, ms, us or ns")
-    # A zone in the text counts; without one it is read as if it stood there.
-    zoned = f"regexp_matches({value}, '(Z|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+    # A zone in the text counts; without one it is read as if it stood there. A date ends like one.
+    zoned = f"regexp_matches({value}, '(Z|:.*[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
     aware = f"TRY_CAST({value} AS TIMESTAMPTZ)"
     local = f"timezone({literal(times.zone)}, TRY_CAST({value} AS TIMESTAMP))"
     sql = _micros(f"CASE WHEN {zoned} THEN {aware} ELSE {local} END")

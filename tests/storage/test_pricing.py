@@ -8,6 +8,7 @@ import pytest
 
 from storage.errors import BadRequest
 from storage.files import File
+from storage.lined import LINE, PROBLEM
 from storage.mapping import Times
 from storage.pricing import chosen
 from storage.variants import CONDITIONS, LANGUAGES
@@ -18,9 +19,10 @@ ROW = "2024-05-01T12:00:00Z,007,tcgplayer,1.5"
 
 def read(path: Path, given: Sequence[tuple[str, str]] = (), times: Times | None = None) -> list[dict[str, Any]]:
     with File(path) as file:
-        return [
-            row for batch in file.read(chosen(file, given, times or Times()), "", 0, 1000) for row in batch.to_pylist()
-        ]
+        batches = list(file.read(chosen(file, given, times or Times()), "", 0, 1000))
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert [(row.pop(LINE), row.pop(PROBLEM)) for row in rows] == [(n, None) for n in range(2, len(rows) + 2)]
+    return rows
 
 
 def csv(folder: Path, *lines: str) -> Path:
