@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import trio
 
+from actors.topics import SHORT
 from storage.errors import Unavailable
+from tests.memory_markets import a_bar
 from tests.pusher_client import APP, PATH, Client, serving
 from tests.ws_client import a_stalled_reader
 from web.outbox import WsLimits
@@ -406,6 +408,30 @@ async def _followed(served: Any, count: int) -> None:
     with trio.fail_after(5):
         while served.markets.joined < count:  # noqa: ASYNC110 # what is waited for has no event
             await trio.sleep(0.005)
+
+
+async def test_a_price_survives_very_many_changes_at_once_and_the_loss_of_continuity(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("web.pusher.prices.APART", 0.05)
+    async with serving() as served, served.talking() as client:
+        await client.subscribe("market-GOLD")
+        await _followed(served, 1)
+        served.markets.change(dict.fromkeys(range(1000, 1000 + 3 * SHORT), 2.0), resolution="1S")
+        told = (await client.hear())["data"]
+        assert (told["timestamp"], told["close"], told["seq"]) == (1000 + 3 * SHORT - 1, 2.0, 1)
+        stream = served.markets.stream("GOLD", "1S")
+        stream.bars[2000] = a_bar(2000, 3.0)
+        stream.topic.reset("another", 1)
+        told = (await client.hear())["data"]
+        assert (told["timestamp"], told["close"], told["seq"]) == (2000, 3.0, 2)
+        stream.topic.reset("yet another", 1)
+        with trio.fail_after(5):
+            while served.markets.resnapshots < 2:  # noqa: ASYNC110
+                await trio.sleep(0.005)
+        assert await client.silent(), "what has not changed is not told again"
+        stream.topic.publish(2, [a_bar(2000, 4.0)])
+        assert (await client.hear())["data"]["close"] == 4.0
 
 
 async def test_a_cache_channel_of_a_market_has_its_price_at_once() -> None:
