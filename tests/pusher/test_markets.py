@@ -30,8 +30,8 @@ async def test_prices_and_bars_are_those_of_history(ours: Ours) -> None:
         assert [bar["close"] for bar in (await client.hear())["data"]["data"]] == [5]
         await client.subscribe("cache-market-CORN")
         await client.hear()
-        for price in (10, 12.5, 9):
-            await trade(ours, "CORN", price, second)
+        for paid in (10, 12.5, 9):
+            await trade(ours, "CORN", paid, second)
         await trade(ours, "CORN", 99, second - 60)  # late: another bar, and no news of the price
         minute = second // 60 * 60
         price: dict[str, Any] = {}
