@@ -231,7 +231,7 @@ class Config(Struct, frozen=True, kw_only=True):
     jwt_secret: Annotated[
         str | None,
         Setting(
-            "Secret of the tokens (HS256) that users show on `/ws`.",
+            "Secret of the tokens (HS256) that users show on `/ws` and at `/pusher/auth`.",
             text("a text of at least 32 characters", 32),
             default="made once and kept in the data directory",
             secret=True,

@@ -132,7 +132,7 @@ async def no_app(scope: Any, receive: Any, send: Any) -> None:
 async def serving(*apps: App, limits: WsLimits | None = None, port: int = 0, **settings: Any) -> AsyncIterator[Served]:
     """An endpoint over markets in memory."""
     hub, markets, limits = Hub(), MemoryMarkets("GOLD", "BTC/USD", "BTC-5"), limits or WsLimits()
-    pusher = Pusher(PusherSettings(apps=apps or (APP,), **settings), markets, hub, limits)
+    pusher = Pusher(PusherSettings(**{"apps": apps or (APP,), **settings}), markets, hub, limits)
     stop = trio.Event()
     endpoint = Endpoint(pusher.serve, GOODBYES)
     async with trio.open_nursery() as nursery:

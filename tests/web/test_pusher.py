@@ -50,6 +50,14 @@ async def test_a_refusal_is_an_error_and_a_close_with_its_code(path: str, code: 
     assert error["data"]["message"]
 
 
+async def test_where_there_is_no_app_it_is_said_how_there_would_be_one() -> None:
+    async with serving(apps=()) as served, served.connected() as found:
+        error, code = await Client(found.connection).ending()
+    assert error is not None
+    assert code == 4001
+    assert "PUSHER_APP_ID" in error["data"]["message"]
+
+
 @pytest.mark.parametrize("protocol", [5, 6, 7])
 @pytest.mark.parametrize("prefix", ["", "/ws"])
 async def test_protocols_5_to_7_are_served_also_behind_ws(protocol: int, prefix: str) -> None:

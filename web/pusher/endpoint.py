@@ -19,6 +19,7 @@ from web.pusher.webhooks import Webhooks
 from web.tokens import Tokens
 
 PROTOCOLS = (5, 6, 7)
+NO_APPS = "set PUSHER_APP_ID, PUSHER_KEY and PUSHER_SECRET where candled runs"
 
 
 def _goodbye(code: int, reason: str) -> Goodbye:
@@ -69,9 +70,8 @@ class Pusher:
         """Answer one connection until it ends."""
         channels = self.by_key(socket.arguments["key"])
         if channels is None:
-            _refuse(
-                socket, frames.NO_APP, f"Application does not exist: no app has the key {socket.arguments['key']!r:.60}"
-            )
+            why = f"no app has the key {socket.arguments['key']!r:.60}" if self.channels else NO_APPS
+            _refuse(socket, frames.NO_APP, f"Application does not exist: {why}")
             return
         wrong = _protocol(socket.head.target)
         if wrong is not None:

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 PONG_SECONDS = 30.0  # for whoever was asked whether they live
 LOOK_SECONDS = 30.0  # at most, between looks at that
 CLIENT_EVENTS = 10  # in a second, of one connection
+EVENT_LIMITS = WsLimits(messages_per_second=CLIENT_EVENTS)
 LONGEST_EVENT = 200  # characters of an event's name
 
 
@@ -49,7 +50,7 @@ class Session:
         self._channels, self._following, self._hub = channels, following, hub
         self._limits, self._socket = limits, socket
         self._flood = Flood(limits)
-        self._events = Flood(WsLimits(messages_per_second=CLIENT_EVENTS))
+        self._events = Flood(EVENT_LIMITS)
         self._open = open
         self._user: User | None = None
         self._heard = trio.current_time()  # when the client last said something
