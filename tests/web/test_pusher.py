@@ -370,6 +370,18 @@ async def test_a_silent_client_is_asked_and_given_up(monkeypatch: pytest.MonkeyP
         assert (error["data"]["code"], code) == (4201, 4201)
 
 
+async def test_a_peer_that_does_not_even_answer_pings_of_the_transport_is_told_the_same() -> None:
+    async with serving(limits=WsLimits(ping_seconds=0.05, dead_seconds=0.2, close_seconds=0.2)) as served:
+        peer = await a_stalled_reader(served.port, path=PATH)
+        received = b""
+        with trio.fail_after(5):
+            while more := await trio.to_thread.run_sync(peer.recv, 4096):
+                received += more
+        peer.close()
+    assert b'"code":4201' in received
+    assert (4201).to_bytes(2, "big") in received.partition(b'"code":4201')[2], "the close frame"
+
+
 async def test_a_stop_says_come_back() -> None:
     async with serving() as served, served.talking() as client:
         served.stop()
