@@ -120,9 +120,9 @@ class Outbox(Pending, trio.abc.Stream):
         self._out = b""  # whole frames on their way
         self._sent = 0  # of `_out`
         self._blocked = False
-        self._room = trio.Event()
-        self._calm = trio.Event()
-        self._calm.set()
+        # Events are dear where there are thousands of connections: these are made when somebody waits.
+        self._room: trio.Event | None = None  # set when little is pending
+        self._calm: trio.Event | None = None  # set when a full socket has taken everything; None: it is not full
 
     @property
     def open(self) -> bool:
@@ -143,7 +143,7 @@ class Outbox(Pending, trio.abc.Stream):
     async def room(self) -> None:
         """Wait until so little is pending that another answer may be added."""
         while self._size + len(self._out) - self._sent > ROOM and not (self._ended or self.closed.is_set()):
-            if self._room.is_set():
+            if self._room is None:
                 self._room = trio.Event()
             await self._room.wait()
 
@@ -189,7 +189,8 @@ class Outbox(Pending, trio.abc.Stream):
         with trio.move_on_after(seconds):
             try:
                 self.flush()
-                await self._calm.wait()
+                if self._calm is not None:
+                    await self._calm.wait()
                 if self._plain:
                     self._raw.shutdown(socket.SHUT_WR)
                 # A socket closed with something unread in it is reset, and the peer may lose our last words.
@@ -220,7 +221,7 @@ class Outbox(Pending, trio.abc.Stream):
     def _finish(self) -> None:
         self._ended = True
         self._sources.clear()
-        self._room.set()
+        self._make_room()
 
     def _shut(self) -> None:
         self._finish()
@@ -234,8 +235,18 @@ class Outbox(Pending, trio.abc.Stream):
             return self._out
         self._out, self._sent = self._taken(), 0
         if len(self._out) <= ROOM:
-            self._room.set()
+            self._make_room()
         return self._out
+
+    def _make_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set()
+
+    def _calmed(self) -> None:
+        calm, self._calm, self._blocked = self._calm, None, False
+        if calm is not None:
+            calm.set()
 
     def _push(self) -> bool:
         """Send until nothing is left (true) or the socket is full."""
@@ -279,8 +290,7 @@ class Outbox(Pending, trio.abc.Stream):
         except (trio.ClosedResourceError, OSError):
             self.abort()
         finally:
-            self._blocked = False
-            self._calm.set()
+            self._calmed()
 
     async def _encrypt(self) -> None:
         """The same through TLS, where a send that does not fit can only be waited for."""
@@ -301,8 +311,7 @@ class Outbox(Pending, trio.abc.Stream):
         except (trio.ClosedResourceError, trio.BrokenResourceError):
             self.abort()
         finally:
-            self._blocked = False
-            self._calm.set()
+            self._calmed()
 
     def _unread(self) -> int:
         """Bytes in the kernel that the peer has not acknowledged: falls while it reads, however slowly."""

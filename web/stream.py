@@ -284,7 +284,8 @@ class Session(Talk):
 
     def __init__(self, shared: BarStreams, socket: Socket) -> None:
         super().__init__(shared, socket)
-        self._channels: dict[str, Channel] = {name: make(self) for name, make in shared.channels.items()}
+        self._makes = shared.channels
+        self._channels: dict[str, Channel] = {}  # those that were spoken of
 
     def close(self) -> None:
         for channel in self._channels.values():
@@ -295,7 +296,7 @@ class Session(Talk):
         self.admit(sum(channel.count for channel in self._channels.values()))
 
     async def heed(self, action: str, said: dict[str, Any], id: Id | msgspec.UnsetType) -> None:
-        channels = ", ".join(self._channels)
+        channels = ", ".join(self._makes)
         if action not in ("subscribe", "unsubscribe"):
             raise Refused("unknown_action", f"action: {instead(said, 'action', ACTIONS)}")
         named = said.get("channel")
@@ -303,8 +304,10 @@ class Session(Talk):
             raise Refused("invalid_message", f"channel: {instead(said, 'channel', channels)}")
         if len(named) <= LONGEST_ID:
             self.channel = named
-        if named not in self._channels:
+        if named not in self._makes:
             raise Refused("unknown_channel", f"channel: {instead(said, 'channel', channels)}")
+        if named not in self._channels:
+            self._channels[named] = self._makes[named](self)
         if action == "subscribe":
             await self._channels[named].subscribe(said, id)
         else:
