@@ -218,7 +218,10 @@ class Config(Struct, frozen=True, kw_only=True):
     rate_limit_other: Annotated[int, Setting(f"Every other route: {PER_WINDOW}.", whole(0))] = 1_000
 
     stream_connections: Annotated[
-        int, Setting("WebSockets open at a time; further ones are closed with 1013.", whole(0))
+        int,
+        Setting(
+            "WebSockets and event streams open at a time; further ones are closed with 1013, or told 503.", whole(0)
+        ),
     ] = 1_000
     stream_subscriptions: Annotated[int, Setting("Subscriptions of one WebSocket.", whole(1))] = 50
     stream_messages_per_second: Annotated[int, Setting("Messages taken from one WebSocket.", whole(1))] = 100

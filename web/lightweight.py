@@ -241,6 +241,7 @@ CODES = {
     403: "not_allowed",
     404: "not_found",
     405: "method_not_allowed",
+    426: "upgrade_needed",
     429: "rate_limited",
     503: "unavailable",
 }

@@ -179,7 +179,10 @@ async def test_a_plain_request_is_told_to_upgrade(tmp_path: Path, path: str) -> 
     async with streaming(tmp_path) as served:
         answer = await served.web.get(path)
         assert answer.status_code == 426
-        assert path in str(decoded(await answer.get_data()))
+        told = decoded(await answer.get_data())
+        assert path in str(told)
+        if path == LIGHTWEIGHT:
+            assert told["error"]["code"] == "upgrade_needed"
 
 
 async def test_a_connection_that_ends_leaves_nothing_behind(tmp_path: Path) -> None:
