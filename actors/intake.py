@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -18,7 +17,8 @@ from trio import TASK_STATUS_IGNORED, TaskStatus
 from actors.catch_up import CatchUp
 from actors.decode import EVENTS, SNAPSHOTS, Decoded, Form, Named, Refused, Rejected, decode, decompress
 from actors.gate import NOWHERE, Gate, reason
-from actors.identities import Outcome, resolve, same
+from actors.identities import Outcome, resolve
+from actors.known import Index, Known
 from storage import hashing
 from storage.commits import TOUCH, Answer, Commit, Dead, encode, places
 from storage.errors import BadRequest, CandledError, Conflict, KeyReused, Unavailable
@@ -79,24 +79,6 @@ class IntakeStatistics(Struct, frozen=True):
     commit_times: Times
     waiting: int  # requests
     failing: str  # why identities have to stay in memory; empty while they need not
-
-
-class Index(Protocol):
-    """Which identities are known: see `storage.identities`."""
-
-    def find(self, ident: Array) -> tuple[Array, Array, Array]: ...
-    def find_older(self, ident: Array) -> tuple[Array, Array]: ...
-    @property
-    def full(self) -> bool: ...
-    @property
-    def frozen(self) -> bool: ...
-    @property
-    def merge_due(self) -> bool: ...
-    def freeze(self, through: int) -> bool: ...
-    def spill(self) -> None: ...
-    def merge(self) -> None: ...
-    def add(self, ident: Array, digest: Array, pos: Array) -> None: ...
-    def forget(self, ident: Array) -> None: ...
 
 
 class Names(Named, Protocol):
@@ -172,16 +154,15 @@ class Intake:
         lasting: Callable[[], float] = time.time,
     ) -> None:
         """`append`, `answered` and `reject` block and are run through `run`; `most` events may wait for the store."""
-        self._names, self._index, self._engine, self._backlog, self._run = names, index, engine, backlog, run
-        self._append, self._events_at, self._answered, self._reject = append, events_at, answered, reject
+        self._names, self._engine, self._backlog, self._run = names, engine, backlog, run
+        self._append, self._answered, self._reject = append, answered, reject
+        self._known = Known(index, lambda: backlog.applied, run, events_at)
         self._catch_up = catch_up
         self._gate = gate
         self._one = trio.Lock()  # what follows from the order of commits happens between two of them
         self._create, self._most, self._limit, self._now = create, most, limit, now
         self._lasting = lasting  # a clock that nobody sets: answers are kept for a while by it
         self._mailbox, self._inbox = trio.open_memory_channel[_Request](10_000)
-        self._recent: deque[Commit] = deque()  # what the store may not have yet
-        self._unflushed = 0  # events in them
         self._keys: dict[str, _Held] = {}
         self._answers: dict[str, Answer] = {}  # given since the start, until the index has them
         self._requests = self._words = self._commits = 0
@@ -189,9 +170,6 @@ class Intake:
         self._rejected: dict[str, int] = {}
         self._commit_times = Histogram()
         self._waiting = 0
-        self._nursery: trio.Nursery
-        self._spilling: trio.Event | None = None
-        self._unspilled = ""
 
     async def submit(
         self,
@@ -213,7 +191,7 @@ class Intake:
         with another body it is refused: KeyReused, or Conflict while the first is being worked on.
         """
         if key is None:
-            return await self._submit(body, content_type, form, encoding, create, None, b"", source)
+            return await self.answer(await self._enter(body, content_type, form, encoding, create, None, b"", source))
         if not 0 < len(key) <= KEY_LENGTH:
             raise BadRequest(f"Idempotency-Key: expected 1 to {KEY_LENGTH} characters, got {len(key)}")
         body, asked = await self._told_apart(body, encoding)
@@ -228,7 +206,7 @@ class Intake:
             if known is None:
                 known = await self._run(self._answered, key)
             if known is None:
-                return await self._submit(body, content_type, form, "", create, key, asked, source)
+                return await self.answer(await self._enter(body, content_type, form, "", create, key, asked, source))
             if known.asked and known.asked != asked:
                 raise KeyReused(f"Idempotency-Key: {name!r} came with another body before; give each request its own")
             return known.body
@@ -258,19 +236,6 @@ class Intake:
 
         Raises as `submit` where the body cannot be taken at all."""
         return await self._enter(body, content_type, EVENTS, "", None, None, b"", source)
-
-    async def _submit(
-        self,
-        body: bytes,
-        content_type: str,
-        form: Form,
-        encoding: str,
-        create: Kind | None,
-        key: str | None,
-        asked: bytes,
-        source: str,
-    ) -> bytes:
-        return await self.answer(await self._enter(body, content_type, form, encoding, create, key, asked, source))
 
     async def _enter(
         self,
@@ -388,9 +353,8 @@ class Intake:
             rows = self._gate.closed.joined(days)
             await note(rows, seq)
             self._gate.closed.take(rows)
-            await self._put_all_away(seq)
-        while self._spilling is not None:
-            await self._spilling.wait()
+            await self._known.put_all_away(seq)
+        await self._known.spilled()
         return seq
 
     def statistics(self) -> IntakeStatistics:
@@ -409,7 +373,7 @@ class Intake:
             self._commits,
             self._commit_times.times(),
             self._waiting,
-            self._unspilled,
+            self._known.failing,
         )
 
     def close(self) -> None:
@@ -421,7 +385,7 @@ class Intake:
     async def run(self, *, task_status: TaskStatus[None] = TASK_STATUS_IGNORED) -> None:
         """Commit until closed."""
         async with self._inbox, trio.open_nursery() as nursery:
-            self._nursery = nursery
+            self._known.start(nursery)
             task_status.started()
             async for first in self._inbox:
                 group = [first]
@@ -455,6 +419,13 @@ class Intake:
             with trio.move_on_after(1.0):
                 await self._backlog.flushed(self._backlog.applied + 1)
 
+    def _behind(self) -> int:
+        """How many committed events the store does not have yet."""
+        for commit in self._known.flushed():
+            for answer in commit.answers:
+                self._answers.pop(answer.key, None)  # the index has it by now
+        return self._known.unflushed
+
     async def _commit(self, group: Sequence[_Request]) -> None:
         began = time.perf_counter()
         seq = self._engine.committed() + 1
@@ -473,8 +444,8 @@ class Intake:
             commit = Commit(seq, commit.events, commit.dead, commit.forgotten, kept)
             await self._run(lambda: self._append(seq, encode(commit)))
             self._commits += 1
-            self._know(commit)
-            await self._put_away(seq)
+            self._known.remember(commit)
+            await self._known.put_away(seq)
             self._engine.apply([commit])
             for answer in kept:
                 self._answers[answer.key] = answer
@@ -495,7 +466,7 @@ class Intake:
             commit = Commit(seq, Events(0, {}), [Dead(TOUCH, *instant) for instant in instants])
             await self._run(lambda: self._append(seq, encode(commit)))
             self._commits += 1
-            self._know(commit)
+            self._known.remember(commit)
             self._engine.apply([commit])
         return seq
 
@@ -512,7 +483,7 @@ class Intake:
             if not events.n:
                 return None, outcome, closed
             return Commit(seq, events.with_columns(pos=places(seq, events.n))), outcome, closed
-        words, pos, digest, standing = await self._known(words)
+        words, pos, digest, standing = await self._known.of(words)
         if len(self._gate.closed) and standing.n:
             await self._names.load_slots(np.unique(standing.integers("market")).tolist())
         there, closed = self._held(words, pos, digest, standing, here, closed)
@@ -566,98 +537,6 @@ class Intake:
             at += request.words.n
         return letters
 
-    async def _known(self, words: Events) -> tuple[Events, Array, Array, Events]:
-        """The words, place and digest of the event that each is about, and the events that some may change.
-
-        Two identities may share a hash. Before a word changes an event, what both say of their identity is compared;
-        a word that is about another event than its hash was taken for goes on under another hash.
-        """
-        ident = words.integers("ident")
-        said, removed = words.integers("digest"), words.integers("removed")
-        pos, digest = await self._found(ident)
-        rows = np.flatnonzero((pos >= 0) & ((digest != said) | removed))
-        standing = Events(0, {})
-        while len(rows):
-            events = await self._at(np.unique(pos[rows]))
-            standing = concat([standing, events]) if standing.n else events
-            places_ = events.integers("pos")
-            rows = rows[np.isin(pos[rows], places_)]
-            strangers = rows[~same(words.take(rows), events.take(np.searchsorted(places_, pos[rows])))]
-            if not len(strangers):
-                break
-            ident = ident.copy()
-            ident[strangers] = hashing.another(ident[strangers])
-            words = words.with_columns(ident=ident)
-            pos[strangers], digest[strangers] = await self._found(ident[strangers])
-            rows = strangers[(pos[strangers] >= 0) & ((digest != said) | removed)[strangers]]
-        return words, pos, digest, standing
-
-    async def _found(self, ident: Array) -> tuple[Array, Array]:
-        """Place and digest of the events with these identities, −1 and 0 where there is none."""
-        pos, digest, maybe = self._index.find(ident)
-        older = np.flatnonzero(maybe)
-        if len(older):
-            pos[older], digest[older] = await self._run(self._index.find_older, ident[older])
-        return pos, digest
-
-    async def _at(self, wanted: Array) -> Events:
-        """The events at these places, in order of place."""
-        parts = []
-        for commit in self._recent:
-            if commit.events.n and len(rows := np.flatnonzero(np.isin(commit.events.integers("pos"), wanted))):
-                parts.append(commit.events.take(rows))
-        if parts:
-            wanted = np.setdiff1d(wanted, np.concatenate([part.integers("pos") for part in parts]))
-        if len(wanted):
-            parts.append(await self._events_at(wanted))
-        events = concat(parts)
-        return events.take(np.argsort(events.integers("pos")))
-
-    def _know(self, commit: Commit) -> None:
-        """Remember a batch that is in the journal."""
-        if len(commit.forgotten):
-            self._index.forget(commit.forgotten)
-        know(self._index, commit.events)
-        self._recent.append(commit)
-        self._unflushed += commit.events.n
-
-    def _behind(self) -> int:
-        """How many committed events the store does not have yet."""
-        while self._recent and self._recent[0].seq <= self._backlog.applied:
-            commit = self._recent.popleft()
-            self._unflushed -= commit.events.n
-            for answer in commit.answers:
-                self._answers.pop(answer.key, None)  # the index has it by now
-        return self._unflushed
-
-    async def _put_away(self, seq: int) -> None:
-        """Keep the identities in memory few: the older ones go to files, on a thread."""
-        if self._index.full:
-            await self._put_all_away(seq)
-
-    async def _put_all_away(self, seq: int) -> None:
-        while self._index.frozen and self._spilling is not None:
-            await self._spilling.wait()
-        self._index.freeze(seq)
-        if self._spilling is None:
-            self._spilling = trio.Event()
-            self._nursery.start_soon(self._spill)
-
-    async def _spill(self) -> None:
-        try:
-            await self._run(self._index.spill)
-            while self._index.merge_due:
-                await self._run(self._index.merge)
-            self._unspilled = ""
-        except Unavailable as error:
-            if not self._unspilled:
-                log.error("%s; they stay in memory until there is room", error)
-            self._unspilled = str(error)
-        finally:
-            done, self._spilling = self._spilling, None
-            if done is not None:
-                done.set()
-
     def _answers_to(self, group: Sequence[_Request], outcome: Array, seq: int) -> list[bytes]:
         at = 0
         cursor = f"{self._engine.epoch}.{seq}"
@@ -701,15 +580,3 @@ def _dead(standing: Events, gone: Array) -> list[Dead]:
     rows = np.flatnonzero(np.isin(place, gone))
     columns = (column[rows].tolist() for column in (place, standing.integers("market"), standing.integers("ts")))
     return [Dead(*row) for row in sorted(set(zip(*columns, strict=True)))]
-
-
-def know(index: Index, events: Events) -> None:
-    """Add the identities of committed events to the index."""
-    if "ident" not in events:
-        return
-    ident, digest, pos = (events.integers(name) for name in ("ident", "digest", "pos"))
-    some = ident != 0
-    if some.all():
-        index.add(ident, digest, pos)
-    elif some.any():
-        index.add(ident[some], digest[some], pos[some])

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from actors.catch_up import CatchUp
-from actors.intake import know
+from actors.known import know
 from actors.registry import Registry
 from actors.rounds import Round, made
 from storage import archive, candles, ledger, manifest, retention, sealed
