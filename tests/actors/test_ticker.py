@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from actors import candle, fold, ticker, vamm
 from actors.candle import Row
-from actors.ticker import DAY, HOUR, MINUTE, Price, Ticker
+from actors.ticker import DAY, HOUR, MINUTE, SECONDS, LastPrice, Price, Ticker
 from storage.calendar import MICROS
 from storage.events import EVENT_CODE, PRICE_CODE, Events
 
@@ -188,3 +189,37 @@ def test_volatility_is_the_root_of_the_sum_of_squared_returns() -> None:
     assert found == pytest.approx(100 * math.sqrt(statistics.fmean(r * r for r in returns) * len(returns)))
     assert ticker.volatility(None, np.array([100.0])) is None
     assert ticker.volatility(100.0, np.array([100.0])) == 0
+
+
+def test_the_newest_price_keeps_its_second_and_volume_while_the_windows_slide_on() -> None:
+    one = Ticker("perp", sure=True)
+    assert one.tick() is None
+    trades = [(5, 100.0, 2.0), (5, 101.0, 3.0), (4, 99.0, 7.0), (9, 0.0, 4.0)]
+    said = [Traded(*trade, 0, None) for trade in trades]
+    for row in rows_of(said, 0, "perp"):
+        one.add(row)
+    newest = LastPrice(NOON + 5, 101, 5)
+    assert one.tick() == newest
+    for later in (NOON + 10, NOON + SECONDS + 10, NOON + HOUR):
+        one.tidy(later)
+        assert one.tick() == newest
+
+
+def told(price: Price) -> Price:
+    """A price without the second that it is of."""
+    return structs.replace(price, time=0)
+
+
+def test_windows_move_by_the_second_for_five_minutes_after_a_trade_and_by_the_minute_then() -> None:
+    one = Ticker("perp", sure=True)
+    assert one.moves(NOON + 7) == NOON + MINUTE
+    for row in rows_of([Traded(0, 100, 2, 0, None)], 0, "perp"):
+        one.add(row)
+    now = NOON + 7
+    while now < NOON + DAY + 2 * MINUTE:
+        then = one.moves(now)
+        before = one.price(now)
+        for between in range(now, then, 7):
+            assert told(one.price(between)) == told(before), between - NOON
+        now = then
+    assert one.price(now).volume_24h == 0
