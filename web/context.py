@@ -83,10 +83,6 @@ class WebSettings(Struct, frozen=True, kw_only=True):
     static: Path = Path(__file__).parent / "static"  # the built page
 
 
-def _is_ready() -> str:
-    return ""
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything below that a handler may ask."""
@@ -111,7 +107,7 @@ class Services:
     audit: Audit
     state: State
     settings: WebSettings
-    not_ready: Callable[[], str] = _is_ready  # why requests had better go elsewhere for now; empty when ready
+    not_ready: Callable[[], str]  # why requests had better go elsewhere for now; empty when ready
 
 
 class Request(TrioRequest):

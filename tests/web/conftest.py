@@ -11,12 +11,13 @@ import pytest
 from quart import Response
 from quart.testing.utils import sentinel
 
+from daemon.serve import services
 from daemon.stack import Stack, StackSettings, opened
 from storage import keys
 from tests.stacks import with_tables
 from tests.web.browser import launched
 from web.app import App, create_app
-from web.context import Rates, Services, WebSettings
+from web.context import Rates, WebSettings
 
 NOW = 1_767_603_600  # 2026-01-05 09:00 UTC, a Monday
 LOCAL = ("127.0.0.1", 50_000)
@@ -99,38 +100,14 @@ async def serving(
     clock = Clock(now)
     with_tables(folder)
     async with opener(StackSettings(data=folder, flush_seconds=0.05, threads=4), now=clock) as stack:
-        app = create_app(
-            Services(
-                engine=stack.engine,
-                intake=stack.intake,
-                registry=stack.registry,
-                keys=stack.keys,
-                coverage=stack.coverage,
-                marker=stack.marker,
-                writer=stack.writer,
-                journal=stack.journal,
-                database=stack.database,
-                store=stack.store,
-                hub=stack.hub,
-                backups=stack.backups,
-                audit=stack.audit,
-                state=stack.state,
-                archivist=stack.archivist,
-                retention=stack.retention,
-                sealing=stack.sealing,
-                janitor=stack.janitor,
-                catch_up=stack.catch_up,
-                settings=WebSettings(
-                    **{
-                        "version": "1.2.3",
-                        "started": time.monotonic(),
-                        "rates": Rates(requests=0),
-                        "static": folder / "static",
-                        **settings,
-                    }
-                ),
-            )
-        )
+        about = {
+            "version": "1.2.3",
+            "started": time.monotonic(),
+            "rates": Rates(requests=0),
+            "static": folder / "static",
+            **settings,
+        }
+        app = create_app(services(stack, WebSettings(**about), lambda: ""))
         yield Web(app, stack, clock)
 
 
