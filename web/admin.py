@@ -10,11 +10,10 @@ from msgspec import Struct
 from quart import Blueprint, Response
 
 from actors import audit
-from actors.decode import UnsupportedMediaType
 from actors.export import moment
 from storage.calendar import MICROS
 from storage.errors import BadRequest
-from web.context import JSON, NO_STORE, body, reply, request, services
+from web.context import JSON, NO_STORE, reply, sent, services
 from web.streamed import Streamed
 
 T = TypeVar("T")
@@ -74,13 +73,8 @@ async def _lines(lines: AsyncGenerator[audit.Line, None]) -> AsyncGenerator[byte
 
 async def _asked(shape: type[T], example: str) -> T:
     """The body of a request."""
-    kind = request().headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
-    try:
-        return msgspec.json.decode(await body(), type=shape)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"body: expected {example}: {error}") from None
+    found: T = await sent(example, {JSON: lambda data: msgspec.json.decode(data, type=shape)})
+    return found
 
 
 def _told(answer: object, status: int = 200) -> Response:

@@ -1,16 +1,14 @@
 """The registry of cards and of the marketplaces that sell them."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Struct
 from quart import Blueprint, Response
 
-from actors.decode import UnsupportedMediaType
 from storage import cards as storage
 from storage.errors import BadRequest
-from web.context import JSON, NO_STORE, body, params, read, reply, request, services
+from web.context import AS_JSON, NO_STORE, params, reply, sent, services
 from web.parameters import said
 
 cards = Blueprint("cards", __name__, url_prefix="/api")
@@ -77,17 +75,9 @@ async def marketplaces() -> Response:
 
 
 async def _objects() -> list[dict[str, Any]]:
-    kind = request().headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    decoders: dict[str, Callable[[bytes], Any]] = {
-        JSON: msgspec.json.decode,
-        NDJSON: msgspec.json.Decoder().decode_lines,
-    }
-    if kind not in decoders:
-        raise UnsupportedMediaType(f"Content-Type: expected {JSON} or {NDJSON}, got {kind!r:.100}")
-    try:
-        found = await read(decoders[kind], await body())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"body: expected an object, an array of objects or one a line: {error}") from None
+    found = await sent(
+        "an object, an array of objects or one a line", {**AS_JSON, NDJSON: msgspec.json.Decoder().decode_lines}
+    )
     many = [found] if isinstance(found, dict) else found
     if not isinstance(many, list) or not all(isinstance(one, dict) for one in many):
         raise BadRequest("body: expected an object, an array of objects or one a line")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -19,6 +19,7 @@ from actors.audit import Audit
 from actors.backups import Backups
 from actors.catch_up import CatchUp
 from actors.coverage import Coverage
+from actors.decode import UnsupportedMediaType
 from actors.engine import Engine
 from actors.hub import Hub
 from actors.intake import Intake
@@ -31,6 +32,7 @@ from actors.tiers import BOUNDS
 from actors.traded import Day
 from actors.writer import Writer
 from storage.database import Database
+from storage.errors import BadRequest
 from storage.journal import Journal
 from storage.records import Scope
 from storage.state import State
@@ -41,6 +43,7 @@ from web.shapes import parsed
 T = TypeVar("T", bound=Struct)
 
 JSON = "application/json"
+AS_JSON: Mapping[str, Callable[[bytes], Any]] = {JSON: msgspec.json.decode}
 NO_STORE = "no-store"
 REVALIDATE = "no-cache"
 EMPTY = (204, 304)  # answers that have no body, which is another thing than one of no length
@@ -170,6 +173,18 @@ def large() -> trio.CapacityLimiter:
 async def read(decode: Callable[[bytes], Any], data: bytes) -> Any:
     """What a body says; one that takes a while to read is read on a thread."""
     return decode(data) if len(data) <= QUICK else await apart(decode, data)
+
+
+async def sent(expected: str, decoders: Mapping[str, Callable[[bytes], Any]] = AS_JSON) -> Any:
+    """What the request's body says, by its type. Raises UnsupportedMediaType, BadRequest where it is not readable."""
+    kind = request().headers.get("Content-Type", "")
+    decode = decoders.get(kind.partition(";")[0].strip().lower())
+    if decode is None:
+        raise UnsupportedMediaType(f"Content-Type: expected {' or '.join(decoders)}, got {kind!r:.100}")
+    try:
+        return await read(decode, await body())
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRequest(f"body: expected {expected}: {error}") from None
 
 
 def reply(answer: object, status: int = 200, headers: dict[str, str] | None = None, *, kind: str = JSON) -> Response:

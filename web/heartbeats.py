@@ -7,10 +7,9 @@ import msgspec
 from msgspec import Struct
 from quart import Blueprint, Response
 
-from actors.decode import UnsupportedMediaType
 from actors.words import AHEAD
 from storage.errors import BadRequest, UnknownMarket
-from web.context import JSON, NO_STORE, body, read, reply, request, services
+from web.context import NO_STORE, reply, sent, services
 from web.instants import micros
 from web.shapes import parsed, shown
 
@@ -112,13 +111,7 @@ async def _cover(one: Any) -> list[str]:
 
 
 async def _objects() -> list[Any]:
-    kind = request().headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
-    try:
-        found = await read(msgspec.json.decode, await body())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"body: expected a JSON object or an array of them: {error}") from None
+    found = await sent("a JSON object or an array of them")
     if isinstance(found, dict):
         return [found]
     if not isinstance(found, list) or len(found) > MOST:

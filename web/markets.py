@@ -2,17 +2,15 @@
 
 from typing import Annotated, Any, Generic, TypeVar
 
-import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from quart import Blueprint, Response
 from werkzeug.routing import BaseConverter
 
-from actors.decode import UnsupportedMediaType
 from storage.errors import BadRequest
 from storage.ordering import Order, Wanted
 from storage.records import Kind, shown
 from web import listing
-from web.context import JSON, NO_STORE, body, day, engine, params, read, reply, request, services
+from web.context import NO_STORE, day, engine, params, reply, sent, services
 from web.listing import LIVE, Spark
 from web.parameters import said
 
@@ -121,13 +119,7 @@ async def deactivate(symbol: str) -> Response:
 
 
 async def _fields() -> dict[str, Any]:
-    kind = request().headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
-    try:
-        fields = await read(msgspec.json.decode, await body())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"body: expected a JSON object: {error}") from None
+    fields = await sent("a JSON object")
     if not isinstance(fields, dict):
         raise BadRequest(f"body: expected a JSON object with the fields of one market, got {fields!r:.100}")
     # What was told may be sent back: what nobody can set is not asked for.

@@ -9,14 +9,13 @@ from msgspec import Meta, Struct
 from quart import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
-from actors.decode import UnsupportedMediaType
 from actors.marks import Mark
 from storage import calendar
 from storage import marks as own
 from storage.errors import BadRequest
 from storage.marks import PLACES, Border
 from storage.records import Market
-from web.context import JSON, NO_STORE, body, engine, params, read, reply, request, services
+from web.context import NO_STORE, engine, params, reply, sent, services
 from web.instants import micros, millis
 from web.parameters import ChartFrom, Resolution, Symbol, said
 from web.shapes import parsed, shown
@@ -164,13 +163,7 @@ async def _asked() -> tuple[Market, calendar.Resolution, int, int, int]:
 
 
 async def _fields() -> dict[str, Any]:
-    kind = request().headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() != JSON:
-        raise UnsupportedMediaType(f"Content-Type: expected {JSON}, got {kind!r:.100}")
-    try:
-        found = await read(msgspec.json.decode, await body())
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"body: expected a JSON object: {error}") from None
+    found = await sent("a JSON object")
     if not isinstance(found, dict):
         raise BadRequest(f"body: expected a JSON object with the fields of one mark, got {shown(found)}")
     return found
