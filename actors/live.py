@@ -239,11 +239,6 @@ class LivePrices:
             subscription.prices = self
             subscription.hub.subscriptions += 1
             self._wires[subscription.wire] = self._wires.get(subscription.wire, 0) + 1
-        if subscription.every:
-            if not self._every:
-                self._beat, self._told = trio.current_time() + SECOND, self._move
-                self._wake.set()
-            self._every.add(subscription)
         subscription.sink.put(greeting())
         faces = [self._face(slot) for slot in slots]
         for face in faces:
@@ -252,6 +247,10 @@ class LivePrices:
             # What could not be read now is told once it can be.
             self._plan(face, trio.current_time() + (self._moves(face.slot) if face.slot in looks else AGAIN))
         if subscription.every:
+            if not self._every:
+                self._beat, self._told = trio.current_time() + SECOND, self._move
+                self._wake.set()
+            self._every.add(subscription)
             subscription.begin(0, b"")
             return
         for face in faces:
