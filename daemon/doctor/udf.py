@@ -329,6 +329,9 @@ def _(udf: Udf) -> None:
         answer.see(told.get("nextTime") == low, f"`nextTime` {low}, the newest bar before")
     else:
         answer.see(type(told.get("nextTime")) is int and low <= told["nextTime"] < FAR, f"`nextTime` {low} or later")
+    bars = udf.history(from_=times[0], to=times[-1] + 1)
+    udf.bars(bars)
+    bars.see("nextTime" not in bars.fields(), "bars without `nextTime`, which says that there are none")
     answer = udf.history(from_=-DAY, to=-DAY + 60)
     answer.see(answer.fields() == {"s": "no_data"}, '`{"s":"no_data"}` alone: nothing is older than 1970')
 

@@ -252,6 +252,13 @@ def later(path: str) -> str:
     return re.sub(r"\bto=([0-9]+)\b(?!\.)", lambda match: f"to={int(match[1]) + 1}", path)
 
 
+def with_next_time(path: str, reply: Reply) -> Reply:
+    """Every answer with bars has `nextTime`, too."""
+    if "/history" not in path or reply.status != 200 or "t" not in (told := json.loads(reply.body)):
+        return reply
+    return reply._replace(body=json.dumps({**told, "nextTime": told["t"][0] - 60}).encode())
+
+
 class Often:
     """Refuses the sixth request for the configuration, and all after it."""
 
@@ -322,6 +329,7 @@ UDF: list[Case] = [
     ),
     ("10 nothing", member("history", nextTime=lambda at: at * 1000), STRAIGHT),
     ("10 nothing", member("history", nextTime=None), STRAIGHT),
+    ("10 nothing", with_next_time, STRAIGHT),
     ("10 nothing", refused("from=-86400", 200, b'{"s":"ok","t":[],"c":[]}'), STRAIGHT),
     ("11 names of resolutions", refused("resolution=D&"), STRAIGHT),
     ("12 time", refused("/time", 200, b'"2026-01-05T09:00:00Z"'), STRAIGHT),
