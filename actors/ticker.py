@@ -360,6 +360,10 @@ class Ticker:
             None if updated < 0 else updated,
         )
 
+    def spread(self, now: int) -> float | None:
+        """The newest word of the last day, as `price` tells it."""
+        return self._told("bid_ask_spread", now - now % MINUTE - DAY + MINUTE)
+
     def closes(self, start: int, step: int, count: int) -> list[float | None]:
         """The last price in each of `count` spans of `step` seconds, whole minutes of the last day, from `start` on."""
         self._write()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import trio
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 from quart import Blueprint, Response
 
 from actors.reading import LATEST, Window
@@ -24,7 +25,10 @@ DAY = parse("1D")
 
 
 class Values(Struct, frozen=True):
-    """The last price, and what the newest trading day came to, beside the day before it."""
+    """The last price, and what the newest trading day came to, beside the day before it.
+
+    Events tell how far bid and ask are apart, and neither of them: there is no `bid` and no `ask`.
+    """
 
     ch: float | UnsetType = UNSET
     chp: float | UnsetType = UNSET
@@ -32,6 +36,7 @@ class Values(Struct, frozen=True):
     exchange: str | UnsetType = UNSET
     description: str | UnsetType = UNSET
     lp: float | UnsetType = UNSET
+    spread: float | UnsetType = UNSET
     open_price: float | UnsetType = UNSET
     high_price: float | UnsetType = UNSET
     low_price: float | UnsetType = UNSET
@@ -79,6 +84,11 @@ async def listed() -> Response:
         for market in found.values():
             if engine().has_events(market.slot):
                 looking.start_soon(look, market)
+    now = int(engine().now())
+    spreads = await engine().tickers([found[slot] for slot in known], lambda ticker: ticker.spread(now))
+    for slot, spread in spreads.items():
+        if spread is not None and known[slot].lp is not UNSET:
+            known[slot] = replace(known[slot], spread=spread)
     told = [known.get(slots.get(name, 0), Values()) for name in names]
     answer = [Quote("error" if v.lp is UNSET else "ok", name, v) for name, v in zip(names, told, strict=True)]
     return reply(Quotes(answer), headers={"Cache-Control": NO_STORE})

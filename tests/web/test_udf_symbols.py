@@ -1,8 +1,9 @@
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.web.conftest import NOW, Web
+from tests.web.conftest import NOW, Web, decoded
 from web import symbols
 
 DAY = 86_400
@@ -71,6 +72,27 @@ async def test_quotes_are_what_history_says(web: Web) -> None:
     told = found["v"]
     assert (told["lp"], told["prev_close_price"], told["volume"]) == (days["c"][1], days["c"][0], days["v"][1])
     assert (told["open_price"], told["high_price"], told["low_price"]) == (days["o"][1], days["h"][1], days["l"][1])
+
+
+async def test_a_quote_has_the_spread_that_price_has_and_invents_neither_bid_nor_ask(web: Web) -> None:
+    await web.market("PERP", kind="perp")
+    said = {"market_symbol": "PERP", "event_type": "PositionOpened", "is_long": True, "size": 1}
+    events = [
+        {**said, "timestamp": (NOW - 60) * 1000, "price": 100, "bid_ask_spread": 0.5},
+        {**said, "timestamp": (NOW - 30) * 1000, "price": 101},
+    ]
+    taken = decoded(await web.stack.intake.submit(msgspec.json.encode(events), "application/json"))
+    assert taken["accepted"] == 2
+    await web.trades((NOW - 60, 10.0))
+    price = await web.json("/api/markets/PERP/price")
+    perp, gold = await quoted(web, "PERP,GOLD")
+    assert (perp["v"]["spread"], price["bid_ask_spread"]) == (0.5, 0.5)
+    assert "spread" not in gold["v"]
+    assert not {"bid", "ask"} & (perp["v"].keys() | gold["v"].keys())
+    web.clock.now += DAY  # what was said a day ago is no longer known
+    (perp,) = await quoted(web, "PERP")
+    assert perp["v"]["lp"] == 101
+    assert "spread" not in perp["v"]
 
 
 async def test_quotes_are_never_kept(web: Web) -> None:
