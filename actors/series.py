@@ -15,6 +15,8 @@ from storage.events import Array
 from storage.measures import wired
 from storage.records import Market
 
+# Of a number in an expression: prices lie between 1e-18 and 1e20, and with it no bar becomes infinite, nor its square.
+LARGEST = 1e100
 LONGEST = 200  # characters in an expression
 SIGNS = re.compile(r"[-+*/]")
 EVER = -(2**61)
@@ -118,8 +120,8 @@ async def _operand(text: str, named: Named) -> Operand:
         value = float(text)
     except ValueError:
         return await named(text)
-    if not np.isfinite(value) or value == 0:
-        raise BadRequest(f"expected a number other than 0, got {text!r:.100}")
+    if not 1 / LARGEST <= abs(value) <= LARGEST:
+        raise BadRequest(f"expected a number from 1e-100 to 1e100, or as far below 0, got {text!r:.100}")
     return value
 
 
@@ -205,12 +207,10 @@ def combined(expression: Expression, tables: Sequence[Table]) -> Table:
             volume = table.volume[rows] if len(tables) == 1 else volume
         else:
             sides.append([np.full(len(time), operand)] * 4)
-    with np.errstate(all="ignore"):
-        found = [_applied(expression.sign, left, right) for left, right in zip(*sides, strict=True)]
+    found = [_applied(expression.sign, left, right) for left, right in zip(*sides, strict=True)]
     open_, close = found[0], found[3]
     table = Table(time, open_, np.maximum.reduce(found), np.minimum.reduce(found), close, volume)
-    finite = np.logical_and.reduce([np.isfinite(column) for column in found])
-    return Table(*(wired(column[finite]) if number else column[finite] for number, column in enumerate(table)))
+    return Table(*(wired(column) if number else column for number, column in enumerate(table)))
 
 
 def _applied(sign: str, left: Array, right: Array) -> Array:

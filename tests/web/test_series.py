@@ -90,6 +90,17 @@ async def test_a_number_scales_a_market_and_a_symbol_may_hold_a_sign(web: Web) -
     assert (await series(web, "1/BTC/USD"))["c"] == [1 / 64000]
 
 
+@pytest.mark.parametrize("expr", ["1e100*DEAR", "DEAR/1e-100", "CHEAP/1e100", "-1e100*DEAR", "DEAR*DEAR", "CHEAP/DEAR"])
+async def test_the_farthest_prices_and_numbers_come_to_something(web: Web, expr: str) -> None:
+    for symbol, price in (("DEAR", 99_999_999_999_999_999_999), ("CHEAP", 1e-18)):
+        await web.market(symbol)
+        await web.trades(*((NOW - n * MINUTE, price) for n in range(30)), symbol=symbol)
+    found = await series(web, expr, indicators="sma:5,bb:5,rsi:5,vwap", limit=20)
+    assert len(found["t"]) == 20
+    assert all(0 < abs(value) < math.inf for name in "ohlc" for value in found[name])
+    assert found["next"] is not None
+
+
 async def test_older_bars_are_asked_for_page_by_page(web: Web) -> None:
     whole = await series(web, "GOLD/SILVER", limit=5000)
     times: list[int] = []
@@ -219,7 +230,21 @@ async def test_what_an_indicator_says_of_a_bar_does_not_depend_on_the_window(web
         ("expr=GLOD", 404, "expr: no market named 'GLOD'"),
         ("expr=GOLD/GLOD", 404, "expr: no market named 'GLOD'"),
         ("expr=1/2", 400, "expr: expected a symbol on one side at least, got '1/2'"),
-        ("expr=GOLD/0", 400, "expr: expected a number other than 0, got '0'"),
+        *(
+            (
+                f"expr=GOLD{constant}",
+                400,
+                f"expr: expected a number from 1e-100 to 1e100, or as far below 0, got '{got}'",
+            )
+            for constant, got in (
+                ("/0", "0"),
+                ("*1e305", "1e305"),
+                ("/1e-320", "1e-320"),
+                ("-nan", "nan"),
+                ("/-inf", "-inf"),
+                ("*1.01e100", "1.01e100"),
+            )
+        ),
         ("", 400, "expr"),
         ("expr=GOLD&resolution=1x", 400, "resolution"),
         (
