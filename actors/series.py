@@ -20,6 +20,7 @@ LARGEST = 1e100
 LONGEST = 200  # characters in an expression
 SIGNS = re.compile(r"[-+*/]")
 EVER = -(2**61)
+DAY = 86_400
 DEEP = 40_000  # bars of one market that a request may look at: what 5,000 and their indicators need
 SLICE = 5_000  # of these that are looked at in one go: then others have their turn
 
@@ -163,6 +164,14 @@ async def series(
         max(one.seq for one in looked),
         any(one.open_bar for one in looked),
     )
+
+
+def depth(expression: Expression, resolution: Resolution, count: int, indicators: Sequence[Asked]) -> int:
+    """About how many bars `series` looks at."""
+    each = count + max((asked.warm_up for asked in indicators), default=0)
+    if resolution.intraday and any(asked.name == "vwap" for asked in indicators):
+        each += DAY // resolution.seconds
+    return each * len(expression.markets)
 
 
 async def looked_at(

@@ -22,7 +22,7 @@ from actors.tiers import Tiers
 from actors.traded import Day
 from storage import traded
 from storage.traded import Traded
-from web import auth, coding, context, export, kept, metrics, ui
+from web import auth, coding, context, export, kept, metrics, turns, ui
 from web.admin import admin
 from web.cards import cards
 from web.context import BODY_SECONDS, Request, Services, reply
@@ -70,12 +70,9 @@ PATIENCE = {
     "admin.verify": None,  # its turn comes when the job before it is done
 }
 USUAL_PATIENCE = 30.0
-# Answers that look at many bars: they wait for each other, so that threads are left for everybody else.
-DEAR = ("series.combined", "series.by_price", "pictures.chart")
-DEAR_AT_ONCE = 2
 LARGE_BODIES = 8  # that come without a key at a time
 LINGER = 2.0  # seconds that a body is read on after its request was refused
-PACKING = 2  # large answers that are compressed at a time
+THREADS = turns.AT_ONCE + 1  # for arithmetic and compression: who looks at many bars leaves one to others
 UPLOADING = ("POST", "PUT", "PATCH")
 
 EXPOSED = (
@@ -156,12 +153,12 @@ class App(QuartTrio):
         self.limiter = Limiter(services.settings.rates)
         self._udf_prefixes = [f"{prefix}/".encode() for prefix in services.settings.udf_prefixes]
         self.requests = metrics.Requests()
-        self._threads = trio.CapacityLimiter(PACKING)
+        self._threads = trio.CapacityLimiter(THREADS)
         self.extensions[context.EXTENSION] = services
         self.extensions[PUSHER] = pusher
         self.extensions[context.THREADS] = self._threads
         self.extensions[context.LARGE] = trio.CapacityLimiter(LARGE_BODIES)
-        self._dear = trio.CapacityLimiter(DEAR_AT_ONCE)
+        self.extensions[turns.EXTENSION] = self.turns = turns.Lanes(turns.Turns(), turns.Turns())
         self.kept = self.extensions[context.KEPT] = kept.Kept(services.settings.kept_answers, services.engine)
         settings = services.settings
         tiers = Tiers(services.registry.ask, settings.tier_turnover)
@@ -291,10 +288,7 @@ class App(QuartTrio):
         if patience is None:
             return await super().dispatch_request(request_context)
         with trio.fail_after(patience):
-            if endpoint not in DEAR:
-                return await super().dispatch_request(request_context)
-            async with self._dear:
-                return await super().dispatch_request(request_context)
+            return await super().dispatch_request(request_context)
 
     def _methods(self, asked: Request) -> str:
         """What the path of a request takes; where there is nothing, a page may read just that."""

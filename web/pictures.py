@@ -20,6 +20,7 @@ from web.parameters import AnyResolution, Indicators, said
 from web.picture import Drawing, Form, Line, Theme
 from web.prices import change
 from web.series import EVER, kept
+from web.turns import turn
 from web.udf import blamed
 
 pictures = Blueprint("pictures", __name__, url_prefix="/api/charts")
@@ -56,12 +57,13 @@ async def chart(symbol: str, form: Form) -> Response:
         expression = await series.parsed(symbol, engine().market)
     start = 0 if query.span in ("", "all") else int(engine().now()) - SECONDS[query.span]
     count = query.bars or (MOST_BARS if query.span else 120)
-    found = await series.series(engine(), expression, resolution, start, EVER, count, asked)
-    headers = kept(found, resolution)
-    if "ETag" in headers and unchanged(headers["ETag"]):
-        return reply(b"", 304, headers)
-    data: bytes = await apart(_drawn, symbol, expression, resolution, asked, found, query, form)
-    return reply(data, headers=headers, kind=TYPES[form])
+    async with turn(series.depth(expression, resolution, count, asked)):
+        found = await series.series(engine(), expression, resolution, start, EVER, count, asked)
+        headers = kept(found, resolution)
+        if "ETag" in headers and unchanged(headers["ETag"]):
+            return reply(b"", 304, headers)
+        data: bytes = await apart(_drawn, symbol, expression, resolution, asked, found, query, form)
+        return reply(data, headers=headers, kind=TYPES[form])
 
 
 def _drawn(

@@ -17,6 +17,7 @@ from storage.events import Array
 from web.context import NO_STORE, REVALIDATE, apart, engine, params, reply, unchanged
 from web.instants import micros
 from web.parameters import AnyResolution, From, Indicators, Symbol, To, as_in
+from web.turns import turn
 from web.udf import blamed
 
 combining = Blueprint("series", __name__, url_prefix="/api")
@@ -104,26 +105,27 @@ async def combined() -> Response:
     with blamed("expr"):
         expression = await series.parsed(query.expr, engine().market)
     limit = min(query.limit, MOST_LISTED)
-    found = await series.series(engine(), expression, resolution, start, end, limit, asked)
-    headers = kept(found, resolution)
-    if "ETag" in headers and unchanged(headers["ETag"]):
-        return reply(b"", 304, headers)
-    lines: list[Shown] = await apart(_lines, asked, found)
-    bars = found.bars.take(slice(found.first, None))
-    answer = Answer(
-        expr=query.expr.strip(),
-        resolution=resolution.name,
-        t=bars.time.tolist(),
-        o=bars.open.tolist(),
-        h=bars.high.tolist(),
-        l=bars.low.tolist(),
-        c=bars.close.tolist(),
-        v=None if len(expression.markets) > 1 else bars.volume.tolist(),
-        indicators=lines,
-        next=int(bars.time[0]) * 1000 if found.more else None,
-        cursor=headers["X-Cursor"],
-    )
-    return reply(answer, headers=headers)
+    async with turn(series.depth(expression, resolution, limit, asked)):
+        found = await series.series(engine(), expression, resolution, start, end, limit, asked)
+        headers = kept(found, resolution)
+        if "ETag" in headers and unchanged(headers["ETag"]):
+            return reply(b"", 304, headers)
+        lines: list[Shown] = await apart(_lines, asked, found)
+        bars = found.bars.take(slice(found.first, None))
+        answer = Answer(
+            expr=query.expr.strip(),
+            resolution=resolution.name,
+            t=bars.time.tolist(),
+            o=bars.open.tolist(),
+            h=bars.high.tolist(),
+            l=bars.low.tolist(),
+            c=bars.close.tolist(),
+            v=None if len(expression.markets) > 1 else bars.volume.tolist(),
+            indicators=lines,
+            next=int(bars.time[0]) * 1000 if found.more else None,
+            cursor=headers["X-Cursor"],
+        )
+        return reply(answer, headers=headers)
 
 
 @combining.get("/profile")
@@ -135,19 +137,21 @@ async def by_price() -> Response:
     start, end = _window(query.start, query.end)
     with blamed("symbol"):
         market = await engine().market(query.symbol)
-    looked = await series.looked_at(engine(), market, resolution, start, end, profile.DEEP)
-    found = await apart(profile.profile, looked.bars, query.bins)
-    answer = Profile(
-        symbol=market.market_symbol,
-        resolution=resolution.name,
-        bars=len(looked.bars.time),
-        prices=found.prices,
-        volumes=found.volumes,
-        point_of_control=found.point_of_control,
-        value_area=found.value_area,
-        cursor=f"{engine().epoch}.{looked.seq}",
-    )
-    return reply(answer, headers={"Cache-Control": NO_STORE, "X-Cursor": answer.cursor})
+    bars = min((end - start) // resolution.seconds + 1, profile.DEEP)
+    async with turn(bars):
+        looked = await series.looked_at(engine(), market, resolution, start, end, profile.DEEP)
+        found = await apart(profile.profile, looked.bars, query.bins)
+        answer = Profile(
+            symbol=market.market_symbol,
+            resolution=resolution.name,
+            bars=len(looked.bars.time),
+            prices=found.prices,
+            volumes=found.volumes,
+            point_of_control=found.point_of_control,
+            value_area=found.value_area,
+            cursor=f"{engine().epoch}.{looked.seq}",
+        )
+        return reply(answer, headers={"Cache-Control": NO_STORE, "X-Cursor": answer.cursor})
 
 
 def _window(start: str, end: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pyarrow as pa
 import pytest
 import trio
 
-from tests.web.conftest import NOW, Web, decoded, serving
+from tests.web.conftest import LOCAL, NOW, STRANGER, Web, decoded, serving
 from tests.web.streaming import Streaming, streaming
-from web import app, layouts
+from web import app, layouts, turns
+from web.context import THREADS
 
 BARS = 45_000  # of a second: more than any answer looks at
 LONGEST = 0.1  # seconds that one step of a task may compute; none takes a fifth of that where nothing is wrong
@@ -193,18 +194,64 @@ async def test_a_body_without_a_key_has_a_bound_of_its_own(web: Web) -> None:
     assert refused.status_code == 413
 
 
-async def test_dear_answers_wait_for_each_other_and_no_longer_than_a_request_may(
+FEW_BARS, MANY_BARS = "/api/series?expr=GOLD&limit=3&indicators=sma:5", "/api/profile?symbol=GOLD&resolution=1S"
+
+
+@asynccontextmanager
+async def no_turn_is_free(web: Web) -> AsyncIterator[list[AsyncExitStack]]:
+    """All turns of those who look at many bars, each with a thread, in the hands of somebody who gives them back by
+    closing them."""
+    async with AsyncExitStack() as all_turns:
+        held = [await all_turns.enter_async_context(AsyncExitStack()) for _ in range(turns.AT_ONCE)]
+        for each in held:
+            await each.enter_async_context(web.app.turns.many.turn("somebody"))
+            threads, borrower = web.app.extensions[THREADS], object()
+            await threads.acquire_on_behalf_of(borrower)
+            each.callback(threads.release_on_behalf_of, borrower)
+        yield held
+
+
+async def test_who_looks_at_many_bars_waits_and_no_longer_than_a_request_may(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "USUAL_PATIENCE", 0.3)
     async with serving(tmp_path / "data") as web:
         await web.market()
         await web.trades((NOW, 12))
-        async with web.app._dear, trio.open_nursery() as nursery:
-            nursery.start_soon(web.app._dear.acquire_on_behalf_of, object())  # all turns are taken
-            await trio.testing.wait_all_tasks_blocked()
-            refused = await web.get("/api/series?expr=GOLD")
-            assert refused.status_code == 503
-            assert "too long" in decoded(await refused.get_data())["error"]
+        async with no_turn_is_free(web):
+            for path in (MANY_BARS, "/api/series?expr=GOLD&limit=5000", "/api/series?expr=GOLD&indicators=ema:500"):
+                refused = await web.get(path)
+                assert refused.status_code == 503, path
+                assert "too long" in decoded(await refused.get_data())["error"]
             assert (await web.get("/api/tradingview/search?query=GOLD")).status_code == 200
-            nursery.cancel_scope.cancel()
+        assert (await web.get(MANY_BARS)).status_code == 200  # who gave up holds no turn
+
+
+async def test_who_looks_at_few_bars_does_not_wait_for_who_looks_at_many(web: Web) -> None:
+    await web.trades((NOW, 12))
+    hour = f"/api/profile?symbol=GOLD&from={(NOW - 3600) * 1000}&to={NOW * 1000}&resolution=1"
+    async with no_turn_is_free(web):
+        for path in (FEW_BARS, hour, "/api/charts/GOLD.svg?indicators=rsi", "/api/series?expr=GOLD&indicators=vwap"):
+            with trio.fail_after(20):
+                assert (await web.get(path)).status_code == 200, path
+
+
+async def test_senders_have_their_turns_one_after_the_other(web: Web) -> None:
+    await web.trades((NOW, 12))
+    order: list[str] = []
+
+    async def ask(who: str) -> None:
+        client, headers = STRANGER if who == "other" else LOCAL, key if who == "key" else {}
+        assert (await web.get(MANY_BARS, client=client, headers=headers)).status_code == 200
+        order.append(who)
+
+    key = await web.key("read")
+    async with no_turn_is_free(web) as held, trio.open_nursery() as nursery:
+        for number, who in enumerate(["one"] * 4 + ["other"] * 2 + ["key"], 1):
+            nursery.start_soon(ask, who)
+            with trio.fail_after(20):
+                while web.app.turns.many.waiting < number:  # it is on its way
+                    await trio.lowlevel.checkpoint()
+        assert order == []
+        await held[0].aclose()
+    assert order == ["one", "other", "key", "one", "other", "one", "one"]
