@@ -361,6 +361,8 @@ def _found(end: Any) -> str:
 @contextmanager
 def _stoppable(progress: "Progress", then: str) -> Iterator[None]:
     """Have SIGTERM end the work as Ctrl-C does, and say how far it came, and what becomes of it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield

@@ -55,13 +55,14 @@ async def bars(stack: Stack, symbol: str, resolution: str, start: int = -FAR, en
 
 
 async def same_bars(stack: Stack, resolutions: Sequence[str]) -> None:
-    """Exported bars are those of history."""
+    """Exported bars are those of history; those without a price, which only longer bars show, come beside them."""
     for symbol in PLACES:
         for resolution in resolutions:
             found = await bars(stack, symbol, resolution)
             names = ("time", "open", "high", "low", "close", "volume", "trades_count")
             rows = list(zip(*(found.column(name).to_pylist() for name in names), strict=True))
-            assert rows == await read(stack, symbol, resolution), (symbol, resolution)
+            priced = [row for row in rows if row[1] is not None]
+            assert priced == await read(stack, symbol, resolution), (symbol, resolution)
 
 
 async def lived(data: Path, phases: list[tuple[list[Request], str]], kind: Format, some: list[str]) -> None:

@@ -24,10 +24,12 @@ AT_A_TIME = 10
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Signals are as they were afterwards."""
-    before = signal.getsignal(signal.SIGTERM)
+    """Signals are as they were afterwards; meanwhile as a shell leaves them to what it runs in the background."""
+    before = [(one, signal.getsignal(one)) for one in (signal.SIGTERM, signal.SIGINT)]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     yield
-    signal.signal(signal.SIGTERM, before)
+    for one, handler in before:
+        signal.signal(one, handler)
 
 
 async def lived(data: Path) -> None:
