@@ -70,7 +70,7 @@ class Looked(NamedTuple):
     bars: Table
     rev: int
     seq: int
-    open_bar: bool
+    open_bar: bool  # there is one, or they are not of one moment
 
 
 class Series(NamedTuple):
@@ -185,8 +185,9 @@ async def looked_at(
         left -= len(windows[-1].time)
     tables = [_table(window) for window in reversed(windows)]
     bars = Table(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
-    newest = windows[0]
-    return Looked(bars, max(window.rev for window in windows), newest.seq, newest.open_bar)
+    newest, rev = windows[0], max(window.rev for window in windows)
+    # Where older bars hold what came after the newest were read, `rev` does not say which state of these is here.
+    return Looked(bars, rev, newest.seq, newest.open_bar or rev > newest.seq)
 
 
 def _table(window: Window) -> Table:

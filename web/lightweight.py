@@ -171,10 +171,7 @@ async def ohlcv() -> Response:
     # One more than there may be says whether there are older ones.
     window = await kept().window(market, resolution, start, end, None, most + 1)
     headers = headers_of(window, f"{start}-{end}")
-    if names:
-        headers = {**headers, "Cache-Control": NO_STORE}
-        headers.pop("ETag", None)
-    elif "ETag" in headers and unchanged(headers["ETag"]):
+    if "ETag" in headers and unchanged(headers["ETag"]):
         return reply(b"", 304, headers)
     truncated = len(window.time) > most
     first = len(window.time) - most if truncated else 0
@@ -289,13 +286,15 @@ def chosen(text: str, market: Market) -> tuple[str, ...]:
 async def _measured(
     market: Market, resolution: Resolution, start: int, end: int, names: Sequence[str]
 ) -> tuple[list[int], dict[str, list[Any]]]:
-    """All bars with start ≤ t < end, with these measures too, which are not all in memory."""
+    """All bars with start ≤ t < end, with these measures too, which are not all in memory: read after the window, so
+    that they are never older than its entity tag says."""
     times: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in (*COLUMNS, *names)}
     async with aclosing(exports().exporter.bars(market, resolution, start, end)) as stretches:
         async for stretch in stretches:
-            times += stretch.rows["time"].to_pylist()
-            read = await heavy(_columns, stretch.rows.num_rows, stretch.rows, list(columns))
+            rows = _bars_of(stretch.rows)
+            times += rows["time"].to_pylist()
+            read = await heavy(_columns, rows.num_rows, rows, list(columns))
             for column, more in zip(columns.values(), read, strict=True):
                 column += more
     return times, columns
@@ -308,6 +307,11 @@ async def heavy(work: Callable[..., Any], rows: int, *arguments: object) -> Any:
 
 def _columns(rows: pa.RecordBatch, names: Sequence[str]) -> list[list[Any]]:
     return [list(map(_number, rows[name].to_pylist())) for name in names]
+
+
+def _bars_of(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Without what happened where no price was set: that is no bar here, and no tag says anything of it."""
+    return rows.filter(rows["open"].is_valid())
 
 
 def _encoded(time: Sequence[int], columns: dict[str, list[Any]], kind: str, about: About) -> bytes:

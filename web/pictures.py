@@ -59,7 +59,7 @@ async def chart(symbol: str, form: Form) -> Response:
     count = query.bars or (MOST_BARS if query.span else 120)
     async with turn(series.depth(expression, resolution, count, asked)):
         found = await series.series(engine(), expression, resolution, start, EVER, count, asked)
-        headers = kept(found, resolution)
+        headers = kept(found, resolution, found.first)
         if "ETag" in headers and unchanged(headers["ETag"]):
             return reply(b"", 304, headers)
         data: bytes = await apart(_drawn, symbol, expression, resolution, asked, found, query, form)

@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 from actors import indicators, profile, series
 from actors.export import resolution_named
 from actors.indicators import Asked
-from actors.series import Series
+from actors.series import Looked, Series
 from storage.calendar import Resolution
 from storage.errors import BadRequest
 from storage.events import Array
@@ -107,7 +107,7 @@ async def combined() -> Response:
     limit = min(query.limit, MOST_LISTED)
     async with turn(series.depth(expression, resolution, limit, asked)):
         found = await series.series(engine(), expression, resolution, start, end, limit, asked)
-        headers = kept(found, resolution)
+        headers = kept(found, resolution, found.first)
         if "ETag" in headers and unchanged(headers["ETag"]):
             return reply(b"", 304, headers)
         lines: list[Shown] = await apart(_lines, asked, found)
@@ -140,6 +140,9 @@ async def by_price() -> Response:
     bars = min((end - start) // resolution.seconds + 1, profile.DEEP)
     async with turn(bars):
         looked = await series.looked_at(engine(), market, resolution, start, end, profile.DEEP)
+        headers = kept(looked, resolution)
+        if "ETag" in headers and unchanged(headers["ETag"]):
+            return reply(b"", 304, headers)
         found = await apart(profile.profile, looked.bars, query.bins)
         answer = Profile(
             symbol=market.market_symbol,
@@ -149,9 +152,9 @@ async def by_price() -> Response:
             volumes=found.volumes,
             point_of_control=found.point_of_control,
             value_area=found.value_area,
-            cursor=f"{engine().epoch}.{looked.seq}",
+            cursor=headers["X-Cursor"],
         )
-        return reply(answer, headers={"Cache-Control": NO_STORE, "X-Cursor": answer.cursor})
+        return reply(answer, headers=headers)
 
 
 def _window(start: str, end: str) -> tuple[int, int]:
@@ -178,12 +181,13 @@ def _lines(asked: Sequence[Asked], found: Series) -> list[Shown]:
     ]
 
 
-def kept(found: Series, resolution: Resolution) -> dict[str, str]:
-    """As for history: bars that nothing is open in are told apart by the newest change among them."""
+def kept(found: Series | Looked, resolution: Resolution, first: int = 0) -> dict[str, str]:
+    """As for history: bars that nothing is open in are told apart by the newest change among them. `first` is the row
+    of the first that is shown."""
     headers = {"X-Cursor": f"{engine().epoch}.{found.seq}", "Cache-Control": NO_STORE}
     if not found.open_bar:
         times = found.bars.time
         ends = f"{times[0]}-{times[-1]}" if len(times) else "none"
-        tag = f'W/"{engine().epoch}-{found.rev}-{len(times)}-{found.first}-{ends}-{resolution.name}"'
+        tag = f'W/"{engine().epoch}-{found.rev}-{len(times)}-{first}-{ends}-{resolution.name}"'
         headers |= {"Cache-Control": REVALIDATE, "ETag": tag}
     return headers

@@ -365,12 +365,39 @@ async def test_an_answer_with_the_open_bar_is_not_kept_and_others_until_they_cha
     tag = first.headers["ETag"]
     assert first.headers["Cache-Control"] == "no-cache"
     assert (await got(past, tag)).status_code == 304
-    assert (await got(past + "&fields=all")).headers["Cache-Control"] == "no-store"
     await web.trades((QUIET + 120, 2.0))
     changed = await got(past, tag)
     assert changed.status_code == 200
     assert changed.headers["ETag"] != tag
     assert (await got(f"from={QUIET}&to={QUIET + 601}", changed.headers["ETag"])).status_code == 200
+
+
+async def test_measures_of_closed_bars_are_revalidated_until_one_of_them_changes(web: Web) -> None:
+    await web.market("OIL", kind="perp")
+    key = await web.key("ingest")
+    past = f"/api/lightweight/ohlcv?symbol=OIL&timeframe=1m&from={QUIET}&to={QUIET + 600}&fields=vwap,buy_volume"
+
+    async def happened(*events: dict[str, object]) -> None:
+        said = [{"market_symbol": "OIL", "timestamp": QUIET * 1000, "price": 2, **event} for event in events]
+        answer = await (await web.post("/api/ingest/events", json=said, headers=key)).get_json()
+        assert answer["accepted"] == len(events), answer
+
+    await happened({"price_type": "mark", "volume": 1}, {"price_type": "mark", "timestamp": (NOW - 1) * 1000})
+    assert (await web.get(past.partition("&from")[0] + "&fields=all")).headers["Cache-Control"] == "no-store"
+    first = await web.get(past)
+    tag = first.headers["ETag"]
+    assert first.headers["Cache-Control"] == "no-cache"
+    known = await web.get(past, headers={"If-None-Match": tag})
+    assert (known.status_code, known.headers["ETag"], await known.get_data()) == (304, tag, b"")
+    # A minute in which something is traded and no price is set has no bar, and an answer says nothing of it.
+    await happened({"price_type": "index", "timestamp": (QUIET + 120) * 1000, "volume": 3})
+    assert (await web.get(past, headers={"If-None-Match": tag})).status_code == 304
+    assert await (await web.get(past)).get_data() == await first.get_data()
+    await happened({"price_type": "index", "volume": 3, "is_long": True})  # which moves no price of the bar
+    changed = await web.get(past, headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    (row,) = (await changed.get_json())["data"]
+    assert (row["open"], row["buy_volume"]) == (2, 3)
 
 
 # --- markets

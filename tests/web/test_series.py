@@ -295,6 +295,22 @@ async def test_closed_bars_are_revalidated_until_one_of_them_changes(web: Web) -
 # --- volume by price
 
 
+async def test_a_profile_of_closed_bars_is_revalidated_until_one_of_them_changes(web: Web) -> None:
+    path = f"/api/profile?symbol=GOLD&resolution=1&from={(NOW - 90 * MINUTE) * 1000}&to={(NOW - 60 * MINUTE) * 1000}"
+    first = await web.get(path)
+    tag = first.headers["ETag"]
+    assert first.headers["Cache-Control"] == "no-cache"
+    assert (await web.get(path, headers={"If-None-Match": tag})).status_code == 304
+    await web.trades((NOW - 70 * MINUTE + 55, 1900, 1))
+    again = await web.get(path, headers={"If-None-Match": tag})
+    assert again.status_code == 200
+    assert (await again.get_json())["volumes"] != (await first.get_json())["volumes"]
+    assert again.headers["ETag"] != tag
+    with_the_open_bar = await web.get("/api/profile?symbol=BTC/USD&resolution=1D")
+    assert with_the_open_bar.headers["Cache-Control"] == "no-store"
+    assert "ETag" not in with_the_open_bar.headers
+
+
 async def test_volume_by_price_is_all_of_it_where_it_was_traded(web: Web) -> None:
     await web.market("FLAT")
     await web.trades((NOW - 300, 10, 4), (NOW - 240, 12, 1), (NOW - 239, 14, 3), (NOW - 120, 12.5, 2), symbol="FLAT")
