@@ -14,6 +14,7 @@ Form = Literal["svg", "png"]
 Theme = Literal["light", "dark"]
 
 DPI = 100
+ENTRY, ROW = 130, 14  # pixels of a legend's entry
 LABELS = 6  # on the time axis, at most
 PANES = ("rsi", "macd", "atr")  # indicators that have a scale of their own
 
@@ -26,23 +27,37 @@ class Colors(NamedTuple):
     grid: str
     up: str
     down: str
-    lines: tuple[str, ...]
+    lines: tuple[str, ...]  # so many that ten indicators can be told apart with STROKES
 
 
+STROKES = ("solid", "dashdot", "dotted", (0, (9, 2)))
+INNER = (0, (4, 3))  # of a line between others of its indicator
 THEMES: dict[Theme, Colors] = {
     "light": Colors(
-        "#ffffff", "#1f2328", "#e4e7eb", "#0a7d5a", "#c2353d", ("#1f6feb", "#b35900", "#7a3fc1", "#0b7285")
+        *("#ffffff", "#1f2328", "#e4e7eb", "#0a7d5a", "#c2353d"),
+        ("#1f6feb", "#b35900", "#7a3fc1", "#0b7285", "#b8187a", "#6b6100", "#57606a", "#5c3a1e"),
     ),
-    "dark": Colors("#12161c", "#d5dae1", "#2a313b", "#26a17b", "#ef5350", ("#58a6ff", "#f0a04b", "#b98cf2", "#4fc3d9")),
+    "dark": Colors(
+        *("#12161c", "#d5dae1", "#2a313b", "#26a17b", "#ef5350"),
+        ("#58a6ff", "#f0a04b", "#b98cf2", "#4fc3d9", "#f778ba", "#d9c74a", "#a8b3bf", "#c69a7b"),
+    ),
 }
 
 
 class Line(NamedTuple):
-    """One line of an indicator."""
+    """One line of an indicator; lines with one label look alike, and have one entry in the legend."""
 
     indicator: str
     label: str
     values: Array  # NaN where there is none
+    inner: bool = False
+
+
+class Legends(NamedTuple):
+    """How large a legend may be: a low picture has none, so that there is room for the lines."""
+
+    columns: int
+    rows: int
 
 
 class Drawing(NamedTuple):
@@ -77,19 +92,22 @@ def drawn(what: Drawing, form: Form, width: int, height: int, theme: Theme) -> b
     colors = THEMES[theme]
     figure_class = _drawn_with()[0]
     figure = figure_class(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=colors.ground, layout="constrained")
-    panes = [name for name in PANES if any(line.indicator == name for line in what.lines)]
+    lines = [line for line in what.lines if np.isfinite(line.values).any()]
+    above = [line for line in lines if line.indicator not in PANES]
+    panes = [name for name in PANES if any(line.indicator == name for line in lines)]
     shares = [4.0, *([1.0] if what.volume is not None else []), *(1.2 for _ in panes)]
     axes = figure.subplots(len(shares), 1, sharex=True, height_ratios=shares, squeeze=False)[:, 0]
     for ax in axes:
         _dress(ax, colors)
+    legends = Legends(max(1, width // ENTRY), height // (3 * len(axes) * ROW))
     figure.suptitle(what.title, x=0.01, ha="left", color=colors.ink, fontsize=11, fontweight="bold")
-    _candles(axes[0], what, colors)
-    _lines(axes[0], [line for line in what.lines if line.indicator not in PANES], colors)
+    _candles(axes[0], what, above, colors)
+    _lines(axes[0], above, colors, legends)
     below = list(axes[1:])
     if what.volume is not None:
         _volume(below.pop(0), what, colors)
     for ax, name in zip(below, panes, strict=True):
-        _lines(ax, [line for line in what.lines if line.indicator == name], colors)
+        _lines(ax, [line for line in lines if line.indicator == name], colors, legends)
     _time(axes[-1], what)
     out = io.BytesIO()
     metadata = {"Date": None, "Creator": "candled"} if form == "svg" else {"Software": "candled"}
@@ -108,7 +126,7 @@ def _dress(ax: Any, colors: Colors) -> None:
     ax.ticklabel_format(axis="y", useOffset=False, style="plain")
 
 
-def _candles(ax: Any, what: Drawing, colors: Colors) -> None:
+def _candles(ax: Any, what: Drawing, lines: Sequence[Line], colors: Colors) -> None:
     _, line_collection, patch_collection, rectangle = _drawn_with()
     n = len(what.time)
     ax.set_xlim(-0.8, max(n, 1) - 0.2)
@@ -117,7 +135,8 @@ def _candles(ax: Any, what: Drawing, colors: Colors) -> None:
         ax.text(0.5, 0.5, "no bars", transform=ax.transAxes, ha="center", va="center", color=colors.ink, fontsize=12)
         return
     x = np.arange(n)
-    low, high = float(what.low.min()), float(what.high.max())
+    low = float(min(what.low.min(), *(np.nanmin(line.values) for line in lines), np.inf))
+    high = float(max(what.high.max(), *(np.nanmax(line.values) for line in lines), -np.inf))
     pad = 0.04 * (high - low) or 0.01 * abs(high) or 1.0
     ax.set_ylim(low - pad, high + pad)
     for rising, color in ((True, colors.up), (False, colors.down)):
@@ -143,12 +162,32 @@ def _volume(ax: Any, what: Drawing, colors: Colors) -> None:
     ax.locator_params(axis="y", nbins=2)
 
 
-def _lines(ax: Any, lines: Sequence[Line], colors: Colors) -> None:
-    for number, line in enumerate(lines):
-        color = colors.lines[number % len(colors.lines)]
-        ax.plot(np.arange(len(line.values)), line.values, color=color, linewidth=1.1, label=line.label)
-    if lines:
-        ax.legend(loc="upper left", fontsize=7, frameon=False, labelcolor=colors.ink, ncols=4)
+def _lines(ax: Any, lines: Sequence[Line], colors: Colors, legends: Legends) -> None:
+    labels = list(dict.fromkeys(line.label for line in lines))
+    for line in lines:
+        round_, number = divmod(labels.index(line.label), len(colors.lines))
+        ax.plot(
+            np.arange(len(line.values)),
+            line.values,
+            color=colors.lines[number],
+            linewidth=1.1,
+            linestyle=INNER if line.inner else STROKES[round_],
+            label="_" if line.inner else line.label,  # which legends leave out
+        )
+    if 0 < len(labels) <= legends.columns * legends.rows:
+        # Above the axes: within them it would lie on what it explains.
+        handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+        ax.legend(
+            handles.values(),
+            handles.keys(),
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.2,
+            fontsize=7,
+            frameon=False,
+            labelcolor=colors.ink,
+            ncols=legends.columns,
+        )
 
 
 def _time(ax: Any, what: Drawing) -> None:

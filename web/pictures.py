@@ -27,6 +27,8 @@ pictures = Blueprint("pictures", __name__, url_prefix="/api/charts")
 
 TYPES: dict[Form, str] = {"svg": "image/svg+xml", "png": "image/png"}
 MOST_BARS = 500
+SIGNIFICANT = 6  # digits of a price whose market says nothing of them
+UNSAID = 1_000_000  # the price scale of a market that was not given one
 # How much is shown, in bars of which resolution.
 RANGES = {"1h": "1", "6h": "5", "1d": "15", "7d": "60", "30d": "240", "90d": "1D", "1y": "1D", "all": "1W"}
 SECONDS = {"1h": 3600, "6h": 21600, "1d": 86400, "7d": 604800, "30d": 2592000, "90d": 7776000, "1y": 31536000}
@@ -80,8 +82,9 @@ def _drawn(
     for one in asked:
         numbers = " ".join(f"{value:g}" for value in one.parameters.values())
         for name, values in indicators.computed(one, found.inputs()).items():
-            label = f"{one.name} {numbers}".strip() if name == one.name else f"{name} ({one.name} {numbers})"
-            lines.append(Line(one.name, label, values[found.first :]))
+            alike = one.name not in picture.PANES  # in a pane of its own each line is told apart
+            label = f"{one.name} {numbers}".strip() if alike or name == one.name else f"{name} ({one.name} {numbers})"
+            lines.append(Line(one.name, label, values[found.first :], name == "middle"))
     drawing = Drawing(
         _title(symbol, expression, resolution, bars.close),
         bars.time.tolist(),
@@ -102,6 +105,19 @@ def _title(
     name = symbol if expression.sign else expression.markets[0].market_symbol
     if not len(closes):
         return f"{name} · {resolution.short}"
-    moved = change(float(closes[0]), float(closes[-1]))
-    price = f"{Decimal(repr(float(closes[-1]))):,f}"
+    # A difference may begin at 0 or below, from which nothing is counted in per cent.
+    moved = change(float(closes[0]), float(closes[-1])) if closes[0] > 0 else None
+    market = None if expression.sign else expression.markets[0]
+    price = _price(float(closes[-1]), market.pricescale if market else UNSAID)
     return f"{name} · {resolution.short} · {price}" + ("" if moved is None else f" ({moved:+.2f} %)")
+
+
+def _price(price: float, pricescale: int) -> str:
+    """With the digits that the scale of a market says; of no market, or one without a scale, those that count."""
+    exact = Decimal(repr(price))
+    if pricescale != UNSAID:
+        return f"{exact:,.{len(str(pricescale - 1)) if pricescale > 1 else 0}f}"
+    if price and not -9 <= exact.adjusted() < 15:
+        return f"{price:.{SIGNIFICANT}g}"
+    needed = -int(exact.normalize().as_tuple().exponent)
+    return f"{exact:,.{max(2, min(needed, SIGNIFICANT - 1 - exact.adjusted()))}f}"

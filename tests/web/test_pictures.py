@@ -1,6 +1,7 @@
 """Pictures of charts: what is in them, and what is refused."""
 
 import io
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -62,6 +63,87 @@ async def test_any_name_an_expression_and_every_indicator_can_be_drawn(web: Web)
     for path in ("BTC/USD.svg", "GOLD/BTC/USD.svg", "A%3Cscript%3E%22$x%5E2$&.svg"):
         text = await svg(web, f"{path}?{asked}")
         assert "<script" not in text
+
+
+def points(group: ElementTree.Element) -> list[tuple[float, float]]:
+    """All points of the lines in a group, in the picture's coordinates."""
+    paths = [one.get("d", "") for one in group.iterfind(f"./{SVG}g/{SVG}path")]
+    numbers = [float(n) for path in paths for n in re.findall(r"-?[0-9.]+", path)]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def inside(axes: ElementTree.Element) -> tuple[float, float]:
+    """Where a pane begins and ends, from the top."""
+    ground = next(one for one in axes if one.get("id", "").startswith("patch_"))
+    ends = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", str(ground[0].get("d")))]
+    return min(ends), max(ends)
+
+
+def by_id(root: ElementTree.Element, name: str) -> ElementTree.Element:
+    return next(one for one in root.iter(f"{SVG}g") if one.get("id") == name)
+
+
+async def test_every_line_lies_in_its_pane_and_the_legend_above_it(web: Web) -> None:
+    text = await svg(web, "GOLD.svg?resolution=1&bars=40&indicators=bb:5:4,rsi,vwap")
+    axes = by_id(ElementTree.fromstring(text), "axes_1")
+    top, bottom = inside(axes)
+    lines = [one for one in axes if one.get("id", "").startswith("line2d_")]
+    drawn = [y for one in lines for path in one.iterfind(f"./{SVG}path") for y in heights(path)]
+    assert len(drawn) > 4 * 40
+    assert top <= min(drawn) < max(drawn) <= bottom
+    entries = points(by_id(axes, "legend_1"))
+    assert entries
+    assert max(y for _, y in entries) < top
+
+
+def heights(path: ElementTree.Element) -> list[float]:
+    return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path.get("d", ""))]
+
+
+async def test_ten_indicators_look_different(web: Web) -> None:
+    asked = ",".join(["bb", "vwap", "ema", *(f"sma:{n}" for n in range(2, 9))])
+    for theme in ("light", "dark"):
+        text = await svg(web, f"GOLD.svg?resolution=1&bars=40&theme={theme}&height=700&indicators={asked}")
+        legend = by_id(ElementTree.fromstring(text), "legend_1")
+        styles = [path.get("style") for path in legend.iterfind(f"./{SVG}g/{SVG}path")]
+        assert len(styles) == len(set(styles)) == 10
+
+
+async def test_a_legend_names_what_there_is(web: Web) -> None:
+    asked = "resolution=1&bars=40&indicators=sma:20,bb,vwap"
+    alone, two = [await svg(web, f"{path}.svg?{asked}") for path in ("GOLD", "GOLD/BTC/USD")]
+    said = [re.findall(r"<!-- ((?:sma|bb|vwap).*?) -->", text) for text in (alone, two)]
+    assert said == [["sma 20", "bb 20 2", "vwap"], ["sma 20", "bb 20 2"]]  # the volume of two is not known
+
+
+async def test_a_low_picture_has_no_legend_rather_than_no_room(web: Web) -> None:
+    asked = "resolution=1&bars=40&width=200&height=150&indicators=sma:2,sma:3,sma:4,sma:5,sma:6,sma:7,sma:8"
+    assert "legend_1" not in await svg(web, f"GOLD.svg?{asked}")
+
+
+@pytest.mark.parametrize(
+    ("scale", "price", "path", "said"),
+    [
+        ({"pricescale": 100}, 1234.5678, "X", "1,234.57"),
+        ({"pricescale": 1}, 1234.5678, "X", "1,235"),
+        ({"pricescale": 10_000}, 1234.5, "X", "1,234.5000"),
+        ({}, 1234.5678, "X", "1,234.57"),
+        ({}, 43717.9, "X", "43,717.90"),
+        ({}, 0.000012345678, "X", "0.0000123457"),
+        ({}, 1e-18, "X", "1e-18"),
+        ({"pricescale": 100}, 17.6500534932, "X/3", "5.88335"),
+        ({"pricescale": 100}, 3, "1/X", "0.333333"),
+        ({"pricescale": 100}, 3, "X-3", "0.00"),
+        ({"pricescale": 100}, 3, "X*1e30", "3e+30"),
+    ],
+)
+async def test_a_title_has_the_digits_that_count(
+    web: Web, scale: dict[str, int], price: float, path: str, said: str
+) -> None:
+    await web.market("X", **scale)
+    await web.trades((NOW, price), symbol="X")
+    text = await svg(web, f"{path}.svg?resolution=1")
+    assert f"· 1m · {said} (" in text or f"· 1m · {said} --" in text
 
 
 async def test_a_picture_is_the_same_until_a_bar_changes(web: Web) -> None:
