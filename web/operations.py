@@ -164,7 +164,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "marks.delete": Operation(status=204),
     "series.combined": Operation(answer=series.Answer, query=series.Query, errors=(404,), revalidated=True),
-    "series.by_price": Operation(answer=series.Profile, query=series.ProfileQuery, errors=(404,)),
+    "series.by_price": Operation(answer=series.Profile, query=series.ProfileQuery, errors=(404,), revalidated=True),
     "pictures.chart": Operation(kinds=tuple(pictures.TYPES.values()), query=pictures.Query, revalidated=True),
     "export.bars": Operation(kinds=tuple(FILES.values()), query=export.BarsQuery, errors=(404,)),
     "export.events": Operation(kinds=tuple(FILES.values()), query=export.EventsQuery, errors=(404,)),
