@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from quart import Blueprint, Response
 
 from storage import cards as storage
@@ -20,7 +20,7 @@ MOST_LISTED = 500
 
 
 class ListQuery(Struct, frozen=True):
-    limit: Annotated[int, said(f"At most so many; never more than {MOST_LISTED}.", minimum=1)] = LISTED
+    limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="At most so many.")] = LISTED
     after: Annotated[str, said("`next` of the page before.")] = ""
 
 
@@ -66,12 +66,9 @@ async def put_marketplaces() -> Response:
 async def marketplaces() -> Response:
     """Marketplaces in the order of their ids; `next` continues the list as `after`."""
     asked = params(ListQuery)
-    if asked.limit < 1:
-        raise BadRequest(f"limit: expected 1 to {MOST_LISTED}, got {asked.limit}")
-    limit = min(asked.limit, MOST_LISTED)
-    found = await services().registry.ask(storage.marketplaces, asked.after, limit + 1)
-    items = [Marketplace(**one) for one in found[:limit]]
-    return _told(Marketplaces(items, items[-1].id if len(found) > limit else None))
+    found = await services().registry.ask(storage.marketplaces, asked.after, asked.limit + 1)
+    items = [Marketplace(**one) for one in found[: asked.limit]]
+    return _told(Marketplaces(items, items[-1].id if len(found) > asked.limit else None))
 
 
 async def _objects() -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ class ListQuery(Struct, frozen=True):
     search: listing.Search = ""
     sort: Order | None = None
     spark: Annotated[str, said("Closes of so long beside each market.", enum=["", *listing.SPARKS])] = ""
-    limit: Annotated[int, said(f"At most so many; never more than {MOST_LISTED}.", minimum=1)] = LISTED
+    limit: Annotated[int, Meta(ge=1, le=MOST_LISTED, description="At most so many.")] = LISTED
     after: Annotated[str, said("`next` of the page before.")] = ""
     offset: Annotated[int, Meta(ge=0, le=1_000_000, description="Behind so many, with `sort` or `search`.")] = 0
 
@@ -62,10 +62,8 @@ async def listed() -> Response:
     """Markets in the order of registration, deactivated ones too: `next` continues that list as `after`. With `sort` or
     `search` active ones only, by `offset`."""
     asked = params(ListQuery)
-    if asked.limit < 1:
-        raise BadRequest(f"limit: expected 1 to {MOST_LISTED}, got {asked.limit}")
     spark = Spark.until(int(engine().now()), asked.spark) if asked.spark else None
-    limit, registry, today = min(asked.limit, MOST_LISTED), services().registry, await day().fresh()
+    limit, registry, today = asked.limit, services().registry, await day().fresh()
     wanted = Wanted(listing.tier(asked.tier), asked.kind, asked.category or None)
     ordered = asked.sort is not None or bool(asked.search.strip())
     if ordered:

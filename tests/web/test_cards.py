@@ -70,6 +70,7 @@ async def test_marketplaces_are_listed_whoever_named_them_first(shop: Web) -> No
     assert await shop.json("/api/marketplaces") == {"items": listed, "next": None}
     first = await shop.json("/api/marketplaces?limit=2")
     assert first == {"items": listed[:2], "next": "cardmarket"}
+    assert (await shop.get("/api/marketplaces?limit=501")).status_code == 400
     assert await shop.json("/api/marketplaces?limit=2&after=cardmarket") == {"items": listed[2:], "next": None}
 
 
