@@ -15,6 +15,7 @@ Theme = Literal["light", "dark"]
 
 DPI = 100
 ENTRY, ROW = 130, 14  # pixels of a legend's entry
+PLAIN = (-9, 15)  # powers of ten of prices that are written in full
 LABELS = 6  # on the time axis, at most
 PANES = ("rsi", "macd", "atr")  # indicators that have a scale of their own
 
@@ -123,7 +124,8 @@ def _dress(ax: Any, colors: Colors) -> None:
     ax.set_axisbelow(True)
     for side in ax.spines.values():
         side.set_visible(False)
-    ax.ticklabel_format(axis="y", useOffset=False, style="plain")
+    ax.ticklabel_format(axis="y", useOffset=False, scilimits=PLAIN)
+    ax.yaxis.set_offset_position("right")
 
 
 def _candles(ax: Any, what: Drawing, lines: Sequence[Line], colors: Colors) -> None:

@@ -100,6 +100,14 @@ def heights(path: ElementTree.Element) -> list[float]:
     return [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path.get("d", ""))]
 
 
+@pytest.mark.parametrize(("scale", "power"), [("*1e90", "1e92"), ("*1e-90", "1e−88")])
+async def test_prices_of_very_many_digits_fit_beside_the_plot(web: Web, scale: str, power: str) -> None:
+    text = await svg(web, f"GOLD{scale}.svg?resolution=1&bars=40")
+    said = re.findall(r"<!-- (.*?) -->", text)
+    assert power in said
+    assert not [label for label in said if re.search("[0-9.]{20}", label)]
+
+
 async def test_ten_indicators_look_different(web: Web) -> None:
     asked = ",".join(["bb", "vwap", "ema", *(f"sma:{n}" for n in range(2, 9))])
     for theme in ("light", "dark"):
