@@ -188,8 +188,8 @@ async def ohlcv() -> Response:
         symbol=market.market_symbol,
         timeframe=resolution.short,
         count=len(time),
-        start=_iso([start])[0],
-        end=_iso([end])[0],
+        start=_bound(start),
+        end=_bound(end),
         truncated=truncated,
         next_to=time[0] if truncated else None,
     )
@@ -378,6 +378,11 @@ def _iso(seconds: Sequence[int]) -> list[str]:
     """As JavaScript writes them: milliseconds and Z."""
     texts: list[str] = np.datetime_as_string(np.array(seconds, "datetime64[s]"), "ms", timezone="UTC").tolist()
     return texts
+
+
+def _bound(second: int) -> str:
+    """One that `instant` reads as the same second: a year of five digits is none that everybody reads."""
+    return _iso([second])[0] if second < LATEST else "9999-12-31T23:59:59.999Z"
 
 
 def _see_drawable(columns: dict[str, list[float]]) -> None:

@@ -128,6 +128,15 @@ async def test_a_time_may_be_written_in_many_ways(web: Web, text: str, second: i
     assert meta["from"] == iso(NOW // DAY * DAY + second)
 
 
+async def test_what_an_answer_says_of_its_window_asks_for_the_same_window(web: Web) -> None:
+    for start in ("0001-01-01T00:00:00Z", "-1e300", "2026-01-05"):
+        for text in ("9999-12-31T23:59:59.999Z", "253402300800", "1e300", "9999-12-31T23:59:59Z"):
+            meta = (await asked(web, from_=start, to=text))["meta"]
+            assert datetime.fromisoformat(meta["to"]).year == 9999
+            assert (await asked(web, from_=meta["from"], to=meta["to"]))["meta"] == meta
+            assert (await asked(web, from_=meta["to"], to=meta["to"]))["meta"]["from"] == meta["to"]
+
+
 async def test_the_window_has_its_beginning_and_not_its_end(web: Web) -> None:
     await web.trades(*((QUIET + t, 10.0) for t in (0, 60, 7200)))
     for start, end, expected in (
