@@ -17,7 +17,7 @@ def as_in(description: str, *examples: str, **schema: object) -> Meta:
     return Meta(min_length=1, description=description, examples=list(examples) or None, extra={"schema": schema})
 
 
-MARKET = "A market by ticker, name or `EXCHANGE:NAME`, in any case."
+MARKET = "A market by its symbol or `EXCHANGE:NAME`, in any case; its `name` is found by search alone."
 Symbol = Annotated[str, as_in(MARKET, "GOLD")]
 # As TradingView names them.
 Resolution = Annotated[
