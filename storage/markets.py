@@ -216,6 +216,9 @@ def _put(db: Connection, fields: dict[str, Any], has_events: HasEvents) -> Marke
         return _registered(db, fields)
     if known.market_symbol != symbol:
         raise Conflict(f"market_symbol: {symbol!r} is taken by {known.market_symbol!r}; case makes no difference")
+    kind = fields.get("kind", known.kind)
+    if kind != known.kind and not has_events(known.slot):  # with events nothing changes it
+        raise Conflict(f"kind: {symbol!r} is registered as {known.kind!r}, not {kind!r}")
     return _changed(db, known, fields, has_events)
 
 

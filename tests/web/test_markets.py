@@ -163,6 +163,16 @@ async def test_names_are_unique_without_regard_to_case(admin: Web) -> None:
     await asked(admin, "PATCH", "/api/markets/GOLD", 409, {"market_symbol": "SILVER"})
 
 
+async def test_a_second_registration_does_not_change_what_kind_a_market_is(admin: Web) -> None:
+    await asked(admin, "POST", "/api/markets", 201, {"market_symbol": "TEA", "kind": "spot"})
+    said = await asked(admin, "POST", "/api/markets", 409, {"market_symbol": "TEA", "kind": "perp", "name": "Tea"})
+    assert said["error"] == "kind: 'TEA' is registered as 'spot', not 'perp'"
+    kept = await asked(admin, "POST", "/api/markets", 200, {"market_symbol": "TEA", "kind": "spot"})
+    assert (kept["kind"], kept["name"]) == ("spot", None)
+    # Whoever says that it is a change may change it, as long as no event has settled it.
+    assert (await asked(admin, "PATCH", "/api/markets/TEA", 200, {"kind": "perp"}))["kind"] == "perp"
+
+
 async def test_what_the_first_event_settles_cannot_change_after_it(admin: Web) -> None:
     await asked(admin, "PATCH", "/api/markets/GOLD", 200, {"timezone": "America/New_York"})
     await admin.trades((NOW - 60, 10.0))
