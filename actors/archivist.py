@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 DAY = 86400
 EVERY = 600.0  # seconds between two looks at what may be moved
+TURN = 10.0  # seconds of moving until other jobs have their turn
 
 
 class Shelf(Protocol):
@@ -82,11 +83,15 @@ class Archivist:
         return self._now() >= self._next
 
     async def run(self) -> None:
-        """Move what may be moved, one partition after the other."""
+        """Move what may be moved, one partition after the other; what takes longer than a turn is due again at once."""
         self._next = self._now() + self._every
         await self._examine()
         failed: CandledError | None = None
+        began = trio.current_time()
         for where in await self._ready():
+            if trio.current_time() - began > TURN:
+                self._next = self._now()
+                break
             try:
                 await self._move(where)
             except FailedDisk:

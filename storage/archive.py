@@ -3,8 +3,9 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import duckdb
@@ -299,7 +300,8 @@ def waiting(db: Connection, before: int) -> list[Waiting]:
     return sorted(found.values(), key=lambda one: (one.partition.low, one.partition))
 
 
-Steps = Callable[[Connection, Connection, Partition, Sequence[Part]], Iterator[tuple[int, pa.Table]]]
+Adder = Callable[[], Connection]  # a database to sum in, which is opened where there is anything to sum
+Steps = Callable[[Connection, Adder, Partition, Sequence[Part]], Iterator[tuple[int, pa.Table]]]
 
 
 def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float, steps: Steps | None = None) -> Moved:
@@ -312,8 +314,9 @@ def write(pause: Pause, snapshot: Snapshot, where: Partition, now: float, steps:
     FailedDisk where the disk fails.
     """
     writers: list[parquet.Writer] = []
-    with snapshot() as db, summing(partitions.folder(db)) as adder:
+    with snapshot() as db, ExitStack() as opened:
         root = partitions.folder(db)
+        adder = lru_cache(1)(lambda: opened.enter_context(summing(root)))
         ((epoch, seq),) = db.execute("SELECT epoch, applied_seq FROM meta").fetchall()
         old = partitions.of(db, where)
         generation = old[0].generation + 1 if old else 1
@@ -458,9 +461,7 @@ def summing(root: Path) -> Connection:
     )
 
 
-def _present(
-    db: Connection, adder: Connection, where: Partition, old: Sequence[Part]
-) -> Iterator[tuple[int, pa.Table]]:
+def _present(db: Connection, adder: Adder, where: Partition, old: Sequence[Part]) -> Iterator[tuple[int, pa.Table]]:
     """What is stored, summed market by market."""
     root = partitions.folder(db)
     for low, high in _steps(db, root, where, old):
@@ -498,30 +499,44 @@ def _steps(db: Connection, root: Path, where: Partition, old: Sequence[Part]) ->
 
 
 def _summed(
-    db: Connection, adder: Connection, root: Path, where: Partition, old: Sequence[Part], low: int, high: int
+    db: Connection, adder: Adder, root: Path, where: Partition, old: Sequence[Part], low: int, high: int
 ) -> tuple[int, pa.Table]:
     """How many rows of these markets DuckDB has, and the sum of them with those of the present files."""
     condition = "t >= ? AND t < ? AND market BETWEEN ? AND ?"
     fresh: pa.Table = db.sql(
         f"{_fresh(where.kind, where.rung)} WHERE {condition}", params=[where.low, where.high, low, high]
     ).to_arrow_table()
-    adder.register("step_0", fresh)
+    files = [part for part in old if part.market_low <= high and part.market_high >= low]
+    if not files and (alone := _alone(where.kind, fresh)) is not None:
+        return fresh.num_rows, alone
+    sums = adder()
+    sums.register("step_0", fresh)
     relations = ["SELECT * FROM step_0"]
-    for part in old:
-        if part.market_low <= high and part.market_high >= low:
-            table = _read(root, part, lambda known: (known.market_low <= high) & (known.market_high >= low))
-            adder.register(f"step_{len(relations)}", table)
-            relations.append(f"SELECT * FROM step_{len(relations)} WHERE market BETWEEN {low} AND {high}")
+    for part in files:
+        table = _read(root, part, lambda known: (known.market_low <= high) & (known.market_high >= low))
+        sums.register(f"step_{len(relations)}", table)
+        relations.append(f"SELECT * FROM step_{len(relations)} WHERE market BETWEEN {low} AND {high}")
     # An empty row stays, as the mark of a bar that is gone: whoever comes back asks for it by its rev.
     names = ", ".join(
         f"{'false' if field.name == 'whole' else field.name}::{field.sql} AS {field.name}"
         for field in FIELDS[where.kind]
     )
     merged = schema.merge_sql(where.kind, f"({' UNION ALL BY NAME '.join(relations)})")
-    found = adder.sql(f"SELECT {names} FROM ({merged}) ORDER BY market, t").to_arrow_table()
+    found = sums.sql(f"SELECT {names} FROM ({merged}) ORDER BY market, t").to_arrow_table()
     for number in range(len(relations)):
-        adder.unregister(f"step_{number}")
+        sums.unregister(f"step_{number}")
     return fresh.num_rows, found
+
+
+def _alone(kind: str, fresh: pa.Table) -> pa.Table | None:
+    """These rows in order, where each is all there is of its bar; None where there is anything to sum."""
+    ordered = fresh.sort_by([("market", "ascending"), ("t", "ascending")])
+    market, t = ordered.column("market").to_numpy(), ordered.column("t").to_numpy()
+    if ((market[1:] == market[:-1]) & (t[1:] == t[:-1])).any():
+        return None
+    names = [field.name for field in FIELDS[kind]]
+    whole = pa.chunked_array([pa.array(np.zeros(len(t), np.bool_))])
+    return ordered.select(names).set_column(names.index("whole"), "whole", whole)
 
 
 class _Sums:

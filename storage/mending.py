@@ -7,7 +7,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 
 from storage import archive, refold, retention, verify
-from storage.archive import Moved
+from storage.archive import Adder, Moved
 from storage.calendar import DAY, MICROS, ONE_DAY
 from storage.errors import Unavailable
 from storage.findings import Source, Spots, lost_files, view_of
@@ -23,9 +23,9 @@ def rebuilt(pause: Pause, source: Source, where: Partition, now: float) -> Moved
     Raises Unavailable where events of it are lost.
     """
 
-    def steps(db: Connection, adder: Connection, where: Partition, _: Sequence[Part]) -> Iterator[tuple[int, pa.Table]]:
+    def steps(db: Connection, adder: Adder, where: Partition, _: Sequence[Part]) -> Iterator[tuple[int, pa.Table]]:
         kind, rung, low, high = where.kind, where.rung, where.low, where.high
-        view = view_of(source, db, adder)
+        view = view_of(source, db, adder())
         for file in lost_files(db):
             if file.low_ts < (high + 2 * DAY) * MICROS and file.high_ts >= (low - 2 * DAY) * MICROS:
                 raise Unavailable(f"events of it are lost: raw/{file.file}: {file.damaged}")

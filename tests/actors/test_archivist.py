@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from actors import archivist as archivist_module
 from actors.archivist import Archivist
 from actors.background import Background
 from actors.reading import Window
@@ -89,6 +90,24 @@ async def test_days_move_a_week_after_their_end_and_months_too_once_nothing_was_
         assert (told.moved, told.waiting, told.last, told.broken) == (10, 0, clock.at, [])
         assert told.held["spot", "1m"].rows == 3
         assert told.held["spot", "1m"].bytes == sum(path.stat().st_size for path in files(tmp_path))
+
+
+async def test_a_long_move_is_made_in_turns_between_which_other_jobs_have_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archivist_module, "TURN", -1.0)
+    async with running(tmp_path) as stack:
+        await say(stack, trade(0), trade(DAY))
+        await flush(stack)
+        clock = Clock(NOON + 60 * DAY)
+        job = archivist(stack, clock, quiet=0)
+        await job.run()
+        assert (job.statistics().moved, job.statistics().waiting) == (0, 10)
+        assert job.due()  # without the pause that follows when all is moved
+        monkeypatch.setattr(archivist_module, "TURN", 600.0)
+        await job.run()
+        assert job.statistics().moved == 10
+        assert not job.due()
 
 
 async def test_late_events_corrections_and_retractions_of_an_archived_day_show_and_are_folded_in_later(
