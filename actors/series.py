@@ -80,7 +80,7 @@ class Series(NamedTuple):
     day: Array  # the trading day of each bar
     first: int  # row of the first bar that is asked for
     more: bool  # there are older ones in what is asked for
-    rev: int  # the newest change among all bars looked at
+    rev: int  # the newest change among all bars looked at, of both markets together: then neither's change is missed
     seq: int
     open_bar: bool
 
@@ -160,7 +160,7 @@ async def series(
         day[low:],
         first - low,
         more,
-        max(one.rev for one in looked),
+        sum(one.rev for one in looked),
         max(one.seq for one in looked),
         any(one.open_bar for one in looked),
     )

@@ -10,6 +10,11 @@ from typing import Any
 
 import pytest
 
+from actors import series as module
+from actors.export import resolution_named
+from actors.reading import Window
+from actors.series import Looked, Series
+from storage.records import Market
 from tests.web.conftest import NOW, Web, serving
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -290,6 +295,47 @@ async def test_closed_bars_are_revalidated_until_one_of_them_changes(web: Web) -
     again = await web.get(path, headers={"If-None-Match": tag})
     assert again.status_code == 200
     assert (await again.get_json())["indicators"] != (await first.get_json())["indicators"]
+
+
+class Meanwhile:
+    """The engine, with something happening after the first look."""
+
+    def __init__(self, web: Web, *happens: tuple[str, int]) -> None:
+        self._web, self._happens = web, list(happens)
+
+    async def window(self, market: Market, *asked: Any) -> Window:
+        window = await self._web.stack.engine.window(market, *asked)
+        while self._happens:
+            symbol, at = self._happens.pop(0)
+            await self._web.trades((at, 1900, 1), symbol=symbol)
+        return window
+
+
+async def test_bars_that_were_not_read_at_once_are_not_taken_for_later_ones(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SLICE", 5)
+    minute, end = resolution_named("1"), NOW - 100 * MINUTE
+    gold = await web.stack.engine.market("GOLD")
+
+    async def looked(*happens: tuple[str, int]) -> Looked:
+        return await module.looked_at(Meanwhile(web, *happens), gold, minute, 0, end, 8)
+
+    assert not (await looked()).open_bar
+    # The newest slice has been read when both change: the older one's change says nothing of the newest's state.
+    torn = await looked(("GOLD", end - 2 * MINUTE + 55), ("GOLD", end - 7 * MINUTE + 55))
+    assert torn.open_bar
+    assert not (await looked()).open_bar
+
+    both = await module.parsed("GOLD/SILVER", web.stack.engine.market)
+
+    async def combined(*happens: tuple[str, int]) -> Series:
+        return await module.series(Meanwhile(web, *happens), both, minute, 0, end, 1, [])
+
+    torn_pair = await combined(("GOLD", end - MINUTE + 55), ("SILVER", end - 2 * MINUTE + 55))
+    now = await combined()
+    assert torn_pair.bars.close.tolist() != now.bars.close.tolist()
+    assert torn_pair.rev != now.rev
 
 
 # --- volume by price
