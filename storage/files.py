@@ -79,6 +79,9 @@ class File:
         texts = {*self.exact.values(), LINE, PROBLEM} - set(self.exact)
         described = self._query(f"DESCRIBE SELECT * FROM {self._relation}").fetchall()
         self.columns = {name: kind for name, kind, *_ in described if name not in texts}
+        if not self.columns:
+            self._db.close()
+            raise BadRequest(f"{path}: there is nothing in it; expected rows with named columns")
 
     def _typed(self, names: Sequence[str]) -> str:
         """The lines with each column as what it is, for expressions, and as the texts that there are."""

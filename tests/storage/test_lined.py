@@ -10,6 +10,7 @@ import pytest
 
 from storage import lined
 from storage.errors import BadRequest
+from storage.files import File
 from storage.lined import LINE, PROBLEM
 
 Row = tuple[int, str | None, list[str | None]]  # line, problem, values
@@ -113,6 +114,14 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
 def test_what_is_no_such_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         read(tmp_path, content, name)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.ndjson"])
+def test_a_file_with_nothing_in_it_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"") if name.endswith("gz") else b"\n")
+    with pytest.raises(BadRequest, match=rf"{name}: there is nothing in it"):
+        File(path)
 
 
 @pytest.mark.parametrize("block", [5, 1 << 20])
