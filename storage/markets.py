@@ -14,7 +14,7 @@ from storage.calendar import Calendar
 from storage.decimals import DECIMALS, from_text
 from storage.errors import BadRequest, Conflict, UnknownMarket
 from storage.events import PRICE_TYPES
-from storage.names import Reference, contract_key, folded, qualified, words_in
+from storage.names import Reference, contract_key, folded, joined, qualified, words_in
 from storage.ordering import ALL, Order, Wanted
 from storage.ordering import slots as slots_of
 from storage.records import EXCHANGES, KINDS, PRICE_SOURCES, TYPES, Kind, Market
@@ -410,10 +410,10 @@ def _words(market: Market) -> str:
     """What search looks in: each word with two blanks before it."""
     symbol = words_in(market.market_symbol)
     # BTCUSD finds BTC/USD; of a variant's six words together nobody knows the order.
-    joined = [] if variant_of(market.market_symbol) else ["".join(symbol)]
+    whole = [] if variant_of(market.market_symbol) else [joined(market.market_symbol)]
     texts = (market.name, market.description)
     return "".join(
-        f"  {w}" for w in dict.fromkeys([*symbol, *joined, *(w for t in texts if t for w in words_in(t))]) if w
+        f"  {w}" for w in dict.fromkeys([*symbol, *whole, *(w for t in texts if t for w in words_in(t))]) if w
     )
 
 

@@ -39,4 +39,9 @@ def words_in(text: str) -> list[str]:
     return list(dict.fromkeys(_WORD.findall(folded(text))))
 
 
+def joined(text: str) -> str:
+    """All words of a text as one."""
+    return "".join(_WORD.findall(folded(text)))
+
+
 _KIND_OF: dict[str, Kind] = {folded(exchange): kind for kind, exchange in EXCHANGES.items()}

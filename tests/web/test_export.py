@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import trio
+import trio.testing
 import zstandard
 
 from actors import export as reading
@@ -297,6 +298,7 @@ async def test_who_stops_reading_hurts_nobody_and_is_given_up(long: Web, monkeyp
 async def test_who_leaves_leaves_no_work_behind(long: Web) -> None:
     key = await long.key("admin")
     async with listening(long) as asking:
+        await trio.testing.wait_all_tasks_blocked()  # also the listener's own
         tasks = trio.lowlevel.current_statistics().tasks_living
         for coding in ("identity", "zstd"):
             peer = await asking(EVENTS, buffer=4096, **key, **{"Accept-Encoding": coding})

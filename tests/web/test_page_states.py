@@ -40,6 +40,7 @@ async def test_the_first_event_is_posted_by_the_very_commands_that_are_shown(
     async with running("serve", "--data", str(data), home=tmp_path) as daemon:
         async with chromium.looking(daemon) as tab:
             await tab.sees("[data-testid=no-markets]")
+            await tab.sees("[data-testid=no-markets] pre", "/candled token")
             shown = await tab.do(commands)
             assert len(shown) == 2
             assert str(BIN) in shown[0]
@@ -51,6 +52,7 @@ async def test_the_first_event_is_posted_by_the_very_commands_that_are_shown(
         await markets(daemon, made.stdout.decode().strip(), "TEA")
         async with chromium.looking(daemon, "/?symbol=TEA") as tab:
             await tab.sees("[data-testid=no-bars]")
+            await tab.sees("#chart pre", "/candled token")  # which the daemon has told by then
             shown = await tab.do(commands)
             assert "--scope ingest" in shown[0]
             assert b'"accepted":1' in await run(tmp_path, shown)
