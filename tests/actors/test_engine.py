@@ -103,8 +103,8 @@ async def test_of_a_crowd_of_markets_those_that_are_idle_retire_soon(
     async with running(tmp_path, now=clock) as stack:
         names = [f"M{n}" for n in range(10)]
         await say(stack, *[trade(n, 100 + n, market=name) for n, name in enumerate(names)])
-        assert stack.engine.statistics().active == 10
         before = [await read(stack, name, "1") for name in names]
+        assert stack.engine.statistics().active == 10
         assert before[7] == [(NOON, 107, 107, 107, 107, 1, 1)], "one of those that were opened without rings"
         await flush(stack)
         clock.ahead += 20

@@ -64,6 +64,7 @@ async def test_in_the_demo_the_first_event_needs_no_key(chromium: Chromium, tmp_
         await markets(daemon, "", "TEA")
         async with chromium.looking(daemon, "/?symbol=TEA") as tab:
             await tab.sees("[data-testid=no-bars]")
+            await tab.sees("#chart:not(:has-text('token create')) pre")  # by then the page knows where it is
             shown = await tab.do(commands)
             assert len(shown) == 1
             assert "KEY" not in shown[0]
